@@ -57,9 +57,7 @@ def error_panel(error: MmbalError) -> Panel:
         body.append("\n" + error.expected)
     if error.repair:
         body.append("\n\nTry: ", style="bold").append(error.repair, style="cyan")
-    return Panel(
-        body, title=Text(f"{error.title} error" if error.title != "error" else "error"), border_style="red"
-    )
+    return Panel(body, title=Text(f"{error.title} error" if error.title != "error" else "error"), border_style="red")
 
 
 @contextmanager
@@ -88,8 +86,6 @@ def stage(label: str, total: int) -> Iterator[Callable[..., None]]:
         if now - last >= LINE_EVERY_S or done == total:
             last = now
             eta = (now - start) / max(done, 1) * (total - done)
-            console.print(
-                Text(f"{label}: {done}/{total}, {now - start:.0f} s, eta {eta:.0f} s {detail}".rstrip())
-            )
+            console.print(Text(f"{label}: {done}/{total}, {now - start:.0f} s, eta {eta:.0f} s {detail}".rstrip()))
 
     yield advance

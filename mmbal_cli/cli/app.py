@@ -1,0 +1,89 @@
+"""The command line: commands, the one error panel, and exit codes.
+
+Nothing here imports torch, numpy or h5py: `--help` answers at once, commands load what they need when they run.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from mmbal_cli import __version__
+from mmbal_cli.cli import cache, compare, data, demo, encoders, eval, methods, prepare, train
+from mmbal_cli.cli.console import err, error_panel
+from mmbal_cli.errors import EXIT_INTERRUPT, EXIT_RESUMABLE, Interrupted, MmbalError
+
+EPILOG = (
+    "Exit codes: 0 done · 1 a check or comparison has findings · 2 usage or recipe · 3 data or cache · "
+    "4 training failed for at least one seed · 75 stopped by a signal, resumable · 130 Ctrl-C, resumable."
+)
+
+app = typer.Typer(
+    name="mmbal",
+    help="Compare multimodal balancing methods: prepare features once, train all seeds at once, read honest tables.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.demo)
+app.command("prepare")(prepare.prepare)
+app.command("train")(train.train)
+app.command("eval")(eval.evaluate)
+app.command("compare")(compare.compare)
+app.add_typer(methods.app, name="methods")
+app.add_typer(data.app, name="data")
+app.add_typer(encoders.app, name="encoders")
+app.add_typer(cache.app, name="cache")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mmbal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks of errors.")] = False,
+) -> None:
+    if verbose:
+        os.environ["MMBAL_VERBOSE"] = "1"
+
+
+def _stop(number: int, _: Any) -> NoReturn:
+    raise Interrupted(
+        f"Stopped by {signal.Signals(number).name}.", "Finished work is kept; run the same command again."
+    )
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit with the documented code."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _stop)
+    try:
+        app(args=argv, standalone_mode=True)
+    except Interrupted as stop:
+        err().print(error_panel(stop))
+        sys.exit(EXIT_RESUMABLE)
+    except MmbalError as error:
+        if os.environ.get("MMBAL_VERBOSE"):
+            traceback.print_exc()
+        err().print(error_panel(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        stopped = Interrupted("Stopped by Ctrl-C.", "Finished work is kept; run the same command again.")
+        err().print(error_panel(stopped))
+        sys.exit(EXIT_INTERRUPT)
+    except BrokenPipeError:  # `mmbal compare | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
+    sys.exit(0)

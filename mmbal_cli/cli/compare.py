@@ -1,0 +1,66 @@
+"""`mmbal compare`: methods as rows, metrics as columns, and what can honestly be said about them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmbal_cli.cli.console import note
+from mmbal_cli.cli.options import RUNS, Runs
+from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver
+from mmbal_cli.errors import EXIT_FINDINGS, UsageError, nearest
+
+
+class Split(StrEnum):
+    """Splits whose predictions a run saves."""
+
+    test = "test"
+    val = "val"
+
+
+def compare(
+    names: Annotated[
+        list[Path] | None, typer.Argument(metavar="RUNS", help="Run folders or names; all of --runs by default.")
+    ] = None,
+    runs: Runs = RUNS,
+    metric: Annotated[
+        str, typer.Option("--metric", "-m", help="Columns, of accuracy, macro_f1, map, nll, ece.")
+    ] = "accuracy,macro_f1,map",
+    split: Annotated[Split, typer.Option(help="Which saved predictions to score.")] = Split.test,
+    sort_by: Annotated[str | None, typer.Option(help="Metric that orders the rows; the first one by default.")] = None,
+    format: Formats = None,
+    precision: Precision = 2,
+    output: Output = None,
+) -> None:
+    """Compare runs: mean ± sd over seeds, reference rows on top, what cannot be told apart marked.
+
+    Runs that are not comparable (other data, split or protocol) are shown apart with the reason.
+    Exit code 1 when a run cannot be read or no run has a finished seed.
+    """
+    metrics = [_metric(name) for name in metric.split(",") if name.strip()] or [_metric("")]
+    order = _metric(sort_by) if sort_by else None
+
+    from mmbal_cli.report.compare import compare as compare_runs
+    from mmbal_cli.report.runs import find_runs, read_run
+    from mmbal_cli.report.views import document, lines, sheets
+
+    found = [read_run(folder) for folder in find_runs(names or [], runs)]
+    comparison = compare_runs(found, metrics, split.value, order)
+    report = Report(lambda digits: sheets(comparison, digits), lambda: document(comparison), lambda: lines(comparison))
+    deliver(report, format, output, precision)
+    for name, reason in comparison.unreadable.items():
+        note(f"left out: {name}: {reason}")
+    if not comparison.complete:
+        raise typer.Exit(EXIT_FINDINGS)
+
+
+def _metric(name: str) -> str:
+    from mmbal_cli.report.metrics import METRICS
+
+    key = name.strip().lower().replace("-", "_")
+    if key not in METRICS:
+        raise UsageError(f"Unknown metric '{name.strip()}'.", nearest(key, METRICS))
+    return key

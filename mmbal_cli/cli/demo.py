@@ -1,0 +1,38 @@
+"""`mmbal demo`: the whole pipeline on the embedded data, ending in the comparison table."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmbal_cli.cli.console import note
+from mmbal_cli.cli.options import CACHE, RUNS, Cache, Runs
+
+METHODS = "unimodal,unimodal-ensemble,concat,sum,uniform,ogm,ogm-ge,arl,lfm-h"
+
+
+def demo(
+    seeds: Annotated[str, typer.Option("--seeds", "-s", help="How many seeds, or a list such as 1,2,5.")] = "5",
+    methods: Annotated[str, typer.Option("--methods", "-m", help="Methods to compare, separated by commas.")] = METHODS,
+    data_root: Annotated[Path, typer.Option(help="Where the clips are generated.")] = Path("data/demo"),
+    cache: Cache = CACHE,
+    runs: Runs = RUNS,
+) -> None:
+    """Generate the embedded data set, prepare it, train several methods, compare them."""
+    from mmbal_cli.cli.compare import compare
+    from mmbal_cli.cli.prepare import prepare
+    from mmbal_cli.cli.train import train
+
+    start = time.monotonic()
+    note("1/3 prepare · mmbal prepare demo")
+    prepare("demo", data_root=data_root, cache=cache)
+    note(f"2/3 train · mmbal train --method {methods} --dataset demo --seeds {seeds}")
+    train([methods], dataset="demo", seeds=seeds, resume=True, cache=cache, runs=runs)
+    note(f"3/3 compare · mmbal compare {runs}/demo-*")
+    compare(sorted(runs.glob("demo-*")), runs=runs)
+    note(
+        f"demo finished in {time.monotonic() - start:.0f} s · next: mmbal methods list, mmbal prepare my.csv --root DIR"
+    )

@@ -1,0 +1,89 @@
+"""`mmbal eval`: all metrics of a run, fused and for each modality, of saved or of fresh predictions."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmbal_cli.cli.console import note
+from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, Runs
+from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver
+from mmbal_cli.errors import EXIT_FINDINGS, CacheError, UsageError
+
+if TYPE_CHECKING:
+    from mmbal_cli.report.runs import Predictions, Run
+
+
+class Split(StrEnum):
+    """Splits of a prepared data set."""
+
+    test = "test"
+    val = "val"
+    train = "train"
+
+
+def evaluate(
+    names: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, or names below --runs.")],
+    split: Annotated[Split, typer.Option(help="Split to score; train needs --fresh.")] = Split.test,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Predict again from the checkpoints.")] = False,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", "-d", help="Predict on this prepared data set (same encoders and classes)."),
+    ] = None,
+    cache: Cache = CACHE,
+    runs: Runs = RUNS,
+    device: Device = "auto",
+    format: Formats = None,
+    precision: Precision = 2,
+    output: Output = None,
+) -> None:
+    """Score runs: accuracy, macro-F1, mAP, NLL and ECE, for each seed and mean ± sd.
+
+    Exit code 1 when one of several runs has no finished seed.
+    """
+    fresh = fresh or dataset is not None
+    if split is Split.train and not fresh:
+        raise UsageError("Predictions on train are not saved.", "Saved are val and test.", "add --fresh")
+
+    from mmbal_cli.report.evaluate import document, lines, sheet
+    from mmbal_cli.report.evaluate import evaluate as score
+    from mmbal_cli.report.runs import find_runs, read_run
+
+    evaluations, unfinished = [], []
+    for run in [read_run(folder) for folder in find_runs(names, runs)]:
+        if not any(result.facts.status == "done" for result in run.seeds):
+            unfinished.append(run.name)
+            continue
+        good, failed = _predict(run, cache, dataset, split.value, device) if fresh else run.collect(split.value)
+        source = "fresh" if fresh else "saved"
+        evaluations.append(score(run, good, failed, split=split.value, dataset=dataset, source=source))
+    if not evaluations:
+        raise CacheError(
+            f"No seed has finished in {', '.join(unfinished)}.", "Expected a trained run.", "mmbal train ... --resume"
+        )
+    report = Report(
+        lambda digits: [sheet(each, digits) for each in evaluations],
+        lambda: document(evaluations) | {"unfinished": unfinished},
+        lambda: lines(evaluations),
+    )
+    deliver(report, format, output, precision)
+    for name in unfinished:
+        note(f"left out: {name}: no seed has finished")
+    if unfinished:
+        raise typer.Exit(EXIT_FINDINGS)
+
+
+def _predict(
+    run: Run, cache: Path, dataset: str | None, split: str, device: str
+) -> tuple[dict[int, Predictions], dict[int, str]]:
+    """Fresh predictions of the finished seeds, and the reasons of the failed ones."""
+    from mmbal_cli.engine.predict import predict_run
+    from mmbal_cli.report.runs import as_predictions
+
+    arrays = predict_run(run.folder, cache, dataset, split, device)
+    classes = run.facts.data.classes
+    made = {seed: as_predictions(each, each["ids"].tolist(), classes) for seed, each in arrays.items()}
+    return run.judge(made)

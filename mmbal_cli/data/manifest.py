@@ -1,0 +1,342 @@
+"""The sample table: id, split, label, group and one value for each modality; every check on it.
+
+A user's own data need one CSV, TSV or JSON-lines file. Columns: `id`, `split`, `label`, optional `group`,
+and one column for each modality, headed `kind:name` (`video:face`) or just `kind`. An empty cell is a
+missing modality. Other columns are ignored and named in a note.
+
+The checks look at names and sizes and open nothing outside the root; all findings are collected, so that
+`mmbal data check` shows the complete list and `read_manifest` raises one error that counts them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mmbal_cli.data.paths import CONTROL, Files
+from mmbal_cli.data.splits import carve_validation
+from mmbal_cli.data.tables import Row, read_rows
+from mmbal_cli.errors import ManifestError, nearest
+
+KINDS = ("video", "audio", "image", "text", "vector")
+SPLITS = ("train", "val", "test")
+ALIASES = {"training": "train", "dev": "val", "valid": "val", "validation": "val", "testing": "test"}
+FIXED = ("id", "split", "label", "group")
+NAME = re.compile(r"[a-z0-9]+(?:[_.-][a-z0-9]+)*")  # safe as part of a folder name
+EXAMPLES = 5
+AS_GIVEN = "validation: as in the table"
+
+Value = str | tuple[float, ...] | None
+
+RULES = {  # rule -> what was expected, what repairs it
+    "bad-id": ("An id is non-empty text without control characters.", ""),
+    "duplicate-id": ("Every sample has its own id.", ""),
+    "unknown-label": ("Labels are class names, or positions in the list of classes.", "--classes a,b,c"),
+    "unknown-split": ("Splits are train, val (or dev, valid, validation) and test.", ""),
+    "bad-group": ("A group is text without control characters.", ""),
+    "unsafe-path": ("Media paths are relative to --root and stay inside it.", "--root DIR"),
+    "missing-file": ("Every path names a file below --root.", "--root DIR, or --skip-bad to go on"),
+    "lfs-pointer": ("The files were never downloaded: these are Git LFS pointers.", "git lfs pull"),
+    "bad-value": ("Vectors are numbers (space, ; or , between) or one .npy path, all of one length.", ""),
+    "no-modality": ("A sample has at least one modality.", ""),
+    "empty-modality": ("Each modality occurs in at least one train sample.", "Remove the column."),
+    "single-class": ("Training needs at least two classes.", ""),
+    "no-train": ("At least one row is in the train split.", ""),
+    "undecodable": ("Every file decodes.", "Replace the file, empty the cell, or prepare with --skip-bad."),
+    "duplicate-source": ("The same file bytes must not be in two splits.", "--allow-duplicates"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row: `values[m]` is a path below the root, a literal text, a vector, or None where missing."""
+
+    id: str
+    split: str
+    label: int
+    group: str
+    values: dict[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One finding: `error` stops, `warning` is recorded and shown; `line` counts from 1, header included."""
+
+    severity: str
+    rule: str
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.message if self.line is None else f"line {self.line}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All samples of a data set, in file order; `sizes` maps each source file to (bytes, mtime in ns)."""
+
+    name: str
+    kinds: dict[str, str]
+    classes: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    root: Path
+    split_note: str
+    carved: bool = False
+    notes: tuple[str, ...] = ()
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def counts(self) -> dict[str, int]:
+        """Number of samples of each split, in the order train, val, test."""
+        found = Counter(sample.split for sample in self.samples)
+        return {split: found[split] for split in SPLITS}
+
+
+def file_of(kind: str, value: Value) -> str | None:
+    """Path (below the root) that a value names, or None for literal texts, numbers and missing values."""
+    if not isinstance(value, str):
+        return None
+    if kind == "text":
+        return value[5:] if value.startswith("file:") else None
+    return value
+
+
+def read_manifest(
+    path: Path,
+    root: Path | None = None,
+    classes: Sequence[str] | None = None,
+    name: str | None = None,
+    *,
+    missing_ok: bool = False,
+) -> Manifest:
+    """The checked sample table; raises ManifestError with lines and counts when anything is wrong.
+
+    `root` is the folder that paths are relative to (by default that of the table), `classes` the label order (by
+    default sorted). With `missing_ok` a missing file is a warning, and later a bad sample.
+    """
+    manifest, problems = inspect_manifest(path, root, classes, name, missing_ok=missing_ok)
+    if any(problem.severity == "error" for problem in problems):
+        raise summary_error(path, problems)
+    return manifest
+
+
+def inspect_manifest(
+    path: Path,
+    root: Path | None = None,
+    classes: Sequence[str] | None = None,
+    name: str | None = None,
+    *,
+    missing_ok: bool = False,
+) -> tuple[Manifest, list[Problem]]:
+    """The table as far as it can be read, and all findings on it; where one is an error, it must not be used."""
+    columns, rows = read_rows(path)
+    root = (root or path.parent).absolute()
+    if not root.is_dir():
+        raise ManifestError(f"The folder {root} does not exist.", "Media paths are relative to it.", "--root DIR")
+    title = name or re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "data"
+    if not NAME.fullmatch(title):
+        raise ManifestError(f"'{title}' cannot name a data set.", "Expected lower case a-z 0-9 . _ -", "--name NAME")
+    fixed, modalities, ignored = _columns(path, columns)
+    check = _Check(root, fixed, modalities, missing_ok)
+    for column in ignored:
+        check.warn("ignored-column", f"column '{column}' names no modality and is ignored")
+    names = check.classes(rows, classes)
+    samples = [check.sample(line, row, names) for line, row in rows]
+    samples, split_note = check.whole(samples, names)
+    kinds = {modality: kind for modality, kind, _ in modalities}
+    notes = tuple(str(problem) for problem in check.problems)
+    note, sizes = split_note or AS_GIVEN, check.files.sizes
+    return Manifest(title, kinds, names, tuple(samples), root, note, bool(split_note), notes, sizes), check.problems
+
+
+def _columns(path: Path, columns: list[str]) -> tuple[dict[str, str], list[tuple[str, str, str]], list[str]]:
+    """Which column is which: fixed names, (modality, kind, column) triples, and those to ignore."""
+    fixed: dict[str, str] = {}
+    modalities: list[tuple[str, str, str]] = []
+    ignored = []
+    for column in columns:
+        folded = column.strip().lower()
+        kind, colon, name = folded.partition(":")
+        if folded in FIXED:
+            fixed[folded] = column
+        elif kind in KINDS:
+            modalities.append((name or kind, kind, column))
+        elif colon and nearest(kind, KINDS).startswith("Did"):
+            raise ManifestError(f"{path}: column '{column}' has an unknown kind.", nearest(kind, KINDS))
+        else:
+            ignored.append(column)
+    missing = [name for name in FIXED[:3] if name not in fixed]
+    if missing:
+        raise ManifestError(
+            f"{path} has no column '{missing[0]}'; found {', '.join(columns)}.",
+            "Required: id, split, label, and a column such as video, audio:voice or text for each modality.",
+        )
+    names = [name for name, _, _ in modalities]
+    if not names:
+        raise ManifestError(
+            f"{path} has no modality column; found {', '.join(columns)}.",
+            f"Head it with its kind, or kind:name. {nearest('', KINDS)}",
+        )
+    for name in names:
+        if names.count(name) > 1 or not NAME.fullmatch(name):
+            found = "is used twice" if names.count(name) > 1 else "cannot name a modality"
+            raise ManifestError(f"{path}: '{name}' {found}.", "Modalities have different names of a-z 0-9 . _ -")
+    return fixed, modalities, ignored
+
+
+class _Check:
+    """One pass over the rows; collects problems instead of stopping at the first."""
+
+    def __init__(
+        self, root: Path, fixed: Mapping[str, str], modalities: Sequence[tuple[str, str, str]], missing_ok: bool
+    ) -> None:
+        self.fixed, self.modalities = fixed, modalities
+        self.problems: list[Problem] = []
+        self.files = Files(root)
+        self.missing = "warning" if missing_ok else "error"
+        self.lines: dict[str, int] = {}
+        self.widths: dict[str, int] = {}
+
+    def error(self, rule: str, message: str, line: int | None = None) -> None:
+        self.problems.append(Problem("error", rule, message, line))
+
+    def warn(self, rule: str, message: str, line: int | None = None) -> None:
+        self.problems.append(Problem("warning", rule, message, line))
+
+    def text(self, row: Mapping[str, Any], column: str) -> str:
+        value = row.get(self.fixed.get(column, ""), "")
+        plain = isinstance(value, str | int) and not isinstance(value, bool)
+        return str(value).strip() if plain else ""
+
+    def classes(self, rows: Iterable[Row], given: Sequence[str] | None) -> tuple[str, ...]:
+        """Ordered class names: as given, else sorted (numbers by value); never by first appearance."""
+        if given is not None:
+            names = tuple(given)
+            if len(set(names)) < len(names):
+                raise ManifestError("The list of classes names one twice.", f"Found {', '.join(names)}.")
+            return names
+        labels = {self.text(row, "label") for _, row in rows} - {""}
+        if all(re.fullmatch(r"-?\d{1,9}", label) for label in labels):
+            return tuple(sorted(labels, key=lambda label: (int(label), label)))
+        return tuple(sorted(labels))
+
+    def sample(self, line: int, row: Mapping[str, Any], classes: tuple[str, ...]) -> Sample:
+        name = self.text(row, "id")
+        if not name or CONTROL.search(name):
+            self.error("bad-id", f"id {name!r}", line)
+        elif name in self.lines:
+            self.error("duplicate-id", f"id '{name}' is already on line {self.lines[name]}", line)
+        self.lines.setdefault(name, line)
+        raw = self.text(row, "split")
+        split = ALIASES.get(raw.lower(), raw.lower())
+        if split not in SPLITS:
+            self.error("unknown-split", f"split {raw!r}. {nearest(split, SPLITS)}", line)
+        group = self.text(row, "group")
+        if CONTROL.search(group):
+            self.error("bad-group", f"group {group!r}", line)
+        values = {m: self.value(line, m, kind, row.get(column)) for m, kind, column in self.modalities}
+        if all(row.get(column) in (None, "") for _, _, column in self.modalities):
+            self.error("no-modality", f"sample '{name}' has none", line)
+        return Sample(name, split, self.label(line, self.text(row, "label"), classes), group, values)
+
+    def label(self, line: int, text: str, classes: tuple[str, ...]) -> int:
+        if text in classes:
+            return classes.index(text)
+        if re.fullmatch(r"-?\d{1,9}", text):
+            if 0 <= int(text) < len(classes):
+                return int(text)
+            self.error("unknown-label", f"label {text} is outside 0 to {len(classes) - 1}", line)
+        else:
+            self.error("unknown-label", f"label {text!r}. {nearest(text, classes)}", line)
+        return -1
+
+    def value(self, line: int, modality: str, kind: str, value: Any) -> Value:
+        """A cell as the rest of the program sees it; None where missing or wrong."""
+        if kind == "vector" and not (isinstance(value, str) and value.strip().lower().endswith(".npy")):
+            return self.vector(line, modality, value)
+        if value is None or value == "":
+            return None
+        if not isinstance(value, str):
+            self.error("bad-value", f"{modality} holds {value!r}, not text", line)
+            return None
+        if kind == "text" and not value.startswith("file:"):
+            if "\0" in value:
+                self.error("bad-value", f"{modality} holds a NUL character", line)
+            return value if value.strip() else None
+        prefix = "file:" if kind == "text" else ""
+        found, fault = self.files.locate(value.removeprefix(prefix))
+        if fault:
+            severity = self.missing if fault.rule == "missing-file" else fault.severity
+            self.problems.append(Problem(severity, fault.rule, f"{modality}: {fault.message}", line))
+        return prefix + found
+
+    def vector(self, line: int, modality: str, value: Any) -> Value:
+        cells = re.split(r"[\s;,]+", value.strip()) if isinstance(value, str) else value
+        if cells in (None, [], [""]):
+            return None
+        try:
+            numbers = tuple(float(cell) for cell in cells)
+        except (TypeError, ValueError):
+            self.error("bad-value", f"{modality} holds {str(value)[:60]!r}", line)
+            return None
+        width = self.widths.setdefault(modality, len(numbers))
+        if len(numbers) != width:
+            self.error("bad-value", f"{modality} has {len(numbers)} numbers, the rows above have {width}", line)
+        return numbers
+
+    def whole(self, samples: list[Sample], classes: tuple[str, ...]) -> tuple[list[Sample], str]:
+        """Checks over all rows; returns the samples with a validation split, and a note on it."""
+        train = [sample for sample in samples if sample.split == "train"]
+        if not train:
+            self.error("no-train", "no row is in the train split")
+        for modality, _, _ in self.modalities:
+            if train and all(sample.values[modality] is None for sample in train):
+                self.error("empty-modality", f"no train sample has {modality}")
+        if len({sample.label for sample in samples}) < 2:
+            self.error("single-class", f"all samples have the label '{(*classes, '')[0]}'")
+        self.groups(samples)
+        note = ""
+        if not any(sample.split == "val" for sample in samples):
+            chosen, note = carve_validation(
+                [sample.id for sample in train], [sample.label for sample in train], [s.group for s in train]
+            )
+            samples = [replace(s, split="val") if s.split == "train" and s.id in chosen else s for s in samples]
+        for split in SPLITS:
+            seen = {sample.label for sample in samples if sample.split == split}
+            absent = [name for position, name in enumerate(classes) if position not in seen]
+            if not seen:
+                self.warn("empty-split", f"no sample is in the {split} split")
+            elif absent:
+                listed = ", ".join(absent[:EXAMPLES]) + (", ..." if len(absent) > EXAMPLES else "")
+                self.warn("class-missing", f"{len(absent)} of {len(classes)} classes are not in {split}: {listed}")
+        return samples, note
+
+    def groups(self, samples: Iterable[Sample]) -> None:
+        splits: dict[str, set[str]] = defaultdict(set)
+        for sample in samples:
+            if sample.group:
+                splits[sample.group].add(sample.split)
+        both = [group for group, found in splits.items() if len(found) > 1]
+        if both:
+            listed = ", ".join(both[:EXAMPLES]) + (", ..." if len(both) > EXAMPLES else "")
+            self.warn("group-overlap", f"{len(both)} of {len(splits)} groups are in two splits: {listed}")
+
+
+def summary_error(path: Path | str, problems: Iterable[Problem]) -> ManifestError:
+    """One error for all findings: how many of which rule, at most five examples of each."""
+    found: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        if problem.severity == "error":
+            found[problem.rule].append(problem)
+    lines = []
+    for rule, cases in found.items():
+        lines.append(f"{path}: {rule} x {len(cases)}")
+        lines += [f"  {problem}" for problem in cases[:EXAMPLES]]
+        if len(cases) > EXAMPLES:
+            lines.append(f"  ... and {len(cases) - EXAMPLES} more")
+    expected, repair = RULES[next(iter(found))]
+    more = f"mmbal data check {path} lists all of them"
+    return ManifestError("\n".join(lines), expected, f"{repair}   ({more})" if repair else more)

@@ -1,0 +1,82 @@
+"""Paths from a table -> files below the root. Names and sizes only: nothing outside the root is opened."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and lone surrogates, which no file name encodes
+LFS_HEAD = b"version https://git-lfs"
+LFS_LIMIT = 1024  # bytes; pointers are about 130
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a path cannot be used."""
+
+    severity: str
+    rule: str
+    message: str
+
+
+class Files:
+    """Locates files below `root`; `sizes` remembers (bytes, mtime in ns) of each one found."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.real_root = os.path.realpath(root)
+        self.sizes: dict[str, tuple[int, int]] = {}
+        self._folders: dict[str, str | None] = {}
+
+    def locate(self, value: str) -> tuple[str, Fault | None]:
+        """`value` as a path relative to the root, and what is wrong with it."""
+        if CONTROL.search(value):
+            return value, Fault("error", "unsafe-path", f"{value!r} holds control characters")
+        if re.match(r"[A-Za-z]:[\\/]|\\\\", value):
+            return value, Fault("error", "unsafe-path", f"{value!r} is a Windows path")
+        path = PurePosixPath(value)
+        if path.is_absolute():
+            if not path.is_relative_to(self.root):
+                return value, Fault("error", "unsafe-path", f"{value!r} is outside {self.root}")
+            path = path.relative_to(self.root)
+        if ".." in path.parts or not path.parts:
+            return value, Fault("error", "unsafe-path", f"{value!r} is not a path below the root")
+        relative = str(path)
+        return relative, None if relative in self.sizes else self._look(path, relative)
+
+    def _look(self, path: PurePosixPath, relative: str) -> Fault | None:
+        outside = Fault("error", "unsafe-path", f"'{relative}' leads outside the root by a symbolic link")
+        folder = self._folder(str(path.parent))
+        if folder is None:
+            return outside
+        target = os.path.join(folder, path.name)  # noqa: PTH118 - one string join for each of 1e5 rows
+        try:
+            facts = os.lstat(target)
+            if stat.S_ISLNK(facts.st_mode):
+                target = os.path.realpath(target)
+                if not self._inside(target):
+                    return outside
+                facts = os.stat(target)  # noqa: PTH116
+        except OSError as error:
+            return Fault("error", "missing-file", f"'{relative}': {error.strerror}")
+        if not stat.S_ISREG(facts.st_mode):
+            return Fault("error", "missing-file", f"'{relative}' is not a file")
+        self.sizes[relative] = (facts.st_size, facts.st_mtime_ns)
+        if facts.st_size == 0:
+            return Fault("warning", "empty-file", f"'{relative}' is empty")
+        if facts.st_size < LFS_LIMIT and Path(target).read_bytes().startswith(LFS_HEAD):
+            return Fault("error", "lfs-pointer", f"'{relative}'")
+        return None
+
+    def _folder(self, parent: str) -> str | None:
+        """Real path of a folder below the root, or None when a link leads out of it."""
+        if parent not in self._folders:
+            real = os.path.realpath(self.root / parent)
+            self._folders[parent] = real if self._inside(real) else None
+        return self._folders[parent]
+
+    def _inside(self, real: str) -> bool:
+        return real == self.real_root or real.startswith(self.real_root.rstrip(os.sep) + os.sep)

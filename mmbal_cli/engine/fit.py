@@ -1,0 +1,185 @@
+"""The training loop as one page: phases, epochs, steps; selection on validation for each seed apart.
+
+    for each epoch:  method.begin_epoch -> step over shuffled batches -> method.end_epoch
+                     -> scores on validation -> best state kept for each seed -> record -> checkpoint
+
+A seed whose loss stops being finite is held still and marked; the others never notice. The best epoch has the
+highest validation accuracy; ties go to the lower validation NLL, then to the earlier epoch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmbal_cli.engine.checkpoint import flatten, select
+from mmbal_cli.engine.feed import Feed, SplitPeek, scores
+from mmbal_cli.methods.base import Method
+from mmbal_cli.nn.stacked import per_seed
+from mmbal_cli.ops.gradients import gradient_norm
+
+GRADIENT_SAMPLES = 4  # steps an epoch whose adapter gradient norms are recorded: bounded cost
+
+
+@dataclass
+class Fit:
+    """Progress of one stack of seeds: everything a checkpoint needs beyond the method itself."""
+
+    method: Method
+    feed: Feed
+    finished: int = 0  # epochs done, over all phases
+    seconds: float = 0.0
+    best: dict[str, Tensor] = field(default_factory=dict)
+    best_score: dict[str, Tensor] = field(default_factory=dict)  # unit -> [S]
+    best_nll: dict[str, Tensor] = field(default_factory=dict)
+    best_epoch: dict[str, Tensor] = field(default_factory=dict)
+    died: Tensor = field(init=False)  # [S] step at which the loss stopped being finite, -1 = alive
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        self.died = torch.full((self.method.S,), -1, dtype=torch.long, device=self.feed.device)
+
+    # --------------------------------------------------------------------------------- the loop
+
+    def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[list[dict[str, Any]]]:
+        """Train; yields one record for each seed after every epoch; ends early, resumable, when `stop()`."""
+        epoch = 0
+        for phase in self.method.phases():
+            self.method.phase, self.method.phase_epochs = phase.name, phase.epochs
+            for self.method.epoch in range(phase.epochs):
+                epoch += 1
+                if epoch <= self.finished:
+                    continue
+                start = time.perf_counter()
+                record = self.train_epoch()
+                record |= self.validate(epoch)
+                self.finished = epoch
+                self.seconds += time.perf_counter() - start
+                record["seconds"] = torch.full((self.method.S,), time.perf_counter() - start)
+                yield self.rows(record, phase.name)
+                if stop() or not bool(self.method.alive.any()):
+                    return
+
+    def train_epoch(self) -> dict[str, Tensor]:
+        """One pass; returns what was logged, as means over the epoch [S]."""
+        method, peek = self.method, SplitPeek(self.method, self.feed)
+        method.opt.set_epoch(method.epoch, method.phase_epochs)
+        method.eval()
+        method.begin_epoch(peek)
+        method.train()
+        batch_size = method.config.batch
+        every = max(1, -(-len(self.feed.rows["train"]) // batch_size) // GRADIENT_SAMPLES)
+        losses, sizes = [], []
+        for step, batch in enumerate(self.feed.epoch(method.rng, batch_size)):
+            losses.append(method.step(batch))
+            sizes.append(batch.y.shape[1])
+            if step % every == 0:
+                self.log_gradients()
+        each = torch.stack(losses)  # [steps,S]
+        self.health(each)
+        method.eval()
+        method.end_epoch(peek)
+        weight = each.new_tensor(sizes)[:, None] / sum(sizes)
+        return {"train/loss": (each * weight).sum(0)} | method.collect()
+
+    def health(self, losses: Tensor) -> None:
+        """Mark seeds with a loss [steps,S] that is not finite and hold them still; looked at once an epoch."""
+        method = self.method
+        bad = ~torch.isfinite(losses)
+        first = self.steps + bad.to(torch.uint8).argmax(0)
+        now = bad.any(0) & method.alive
+        self.died = torch.where(now, first, self.died)
+        method.alive &= ~now
+        method.hold = None if bool(method.alive.all()) else method.alive
+        self.steps += len(losses)
+
+    def log_gradients(self) -> None:
+        """Gradient norm of each adapter, as it was used (after modulation)."""
+        for m in self.method.mods:
+            norm = gradient_norm(self.method.enc[m].parameters())
+            if norm is not None:
+                self.method.log(f"grad/{m}", norm)
+
+    # -------------------------------------------------------------------------------- selection
+
+    def validate(self, epoch: int) -> dict[str, Tensor]:
+        """Validation scores [S]; keeps the state of every seed that improved."""
+        method = self.method
+        found = scores(method, SplitPeek(method, self.feed).batches("val"))
+        state = dict(method.state_dict())
+        units = {name: method.selects(name) for name in state}
+        improved: dict[str, Tensor] = {}
+        for unit in set(units.values()):
+            suffix = "" if unit == "fused" else f"/{unit}"
+            score, nll = found[f"accuracy{suffix}"], found[f"nll{suffix}"]
+            if method.config.select == "nll":
+                score = -nll
+            best = self.best_score.get(unit, torch.full_like(score, -torch.inf))
+            best_nll = self.best_nll.get(unit, torch.full_like(nll, torch.inf))
+            better = ((score > best) | ((score == best) & (nll < best_nll))) & method.alive
+            self.best_score[unit] = torch.where(better, score, best)
+            self.best_nll[unit] = torch.where(better, nll, best_nll)
+            previous = self.best_epoch.get(unit, torch.zeros_like(self.died))
+            self.best_epoch[unit] = torch.where(better, epoch, previous)
+            improved[unit] = better
+        if not self.best:
+            self.best = {name: value.clone() for name, value in state.items()}
+        else:
+            for name, value in state.items():
+                keep = per_seed(improved[units[name]], value)
+                self.best[name] = torch.where(keep, value, self.best[name])
+        return {f"val/{name}": value for name, value in found.items()}
+
+    def rows(self, record: dict[str, Tensor], phase: str) -> list[dict[str, Any]]:
+        """One record for each seed."""
+        table = {name: value.detach().cpu().tolist() for name, value in record.items()}
+        alive, lr = self.method.alive.tolist(), self.method.opt.lr
+        return [
+            {"seed": seed, "epoch": self.finished, "phase": phase, "lr": lr, "alive": alive[i]}
+            | {name: values[i] for name, values in table.items()}
+            for i, seed in enumerate(self.method.rng.seeds)
+        ]
+
+    # ----------------------------------------------------------------------------------- resume
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and numbers from which `load` continues bit for bit."""
+        method = self.method
+        tensors = flatten(
+            model=dict(method.state_dict()),
+            best=self.best,
+            opt=method.opt.state(),
+            rng=method.rng.state(),
+            score=self.best_score,
+            nll=self.best_nll,
+            epoch=self.best_epoch,
+            fit={"died": self.died, "alive": method.alive},
+        )
+        meta = {"finished": self.finished, "steps": self.steps, "seconds": self.seconds, "seeds": method.rng.seeds}
+        return tensors, meta
+
+    def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        method, device = self.method, self.feed.device
+        method.load_state_dict({k: v.to(device) for k, v in select(tensors, "model").items()})
+        method.opt.load_state({k: v.to(device) for k, v in select(tensors, "opt").items()})
+        method.rng.load_state(select(tensors, "rng"))
+        moved = {name: {k: v.to(device) for k, v in select(tensors, name).items()} for name in _OWN}
+        self.best, self.best_score = moved["best"], moved["score"]
+        self.best_nll, self.best_epoch = moved["nll"], moved["epoch"]
+        self.died, method.alive = moved["fit"]["died"], moved["fit"]["alive"]
+        method.hold = None if bool(method.alive.all()) else method.alive
+        self.finished, self.steps, self.seconds = meta["finished"], meta["steps"], meta["seconds"]
+
+    def use_best(self) -> None:
+        """Put every seed at its selected epoch."""
+        self.method.load_state_dict(self.best)
+        self.method.eval()
+
+
+_OWN = ("best", "score", "nll", "epoch", "fit")

@@ -1,0 +1,167 @@
+"""One job: train a stack of seeds of one run from wherever it was left, and publish each seed's folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from mmbal_cli.data.features import FeatureSet, load_features
+from mmbal_cli.engine.checkpoint import load_checkpoint, save_checkpoint
+from mmbal_cli.engine.feed import Feed, predictions
+from mmbal_cli.engine.fit import Fit
+from mmbal_cli.engine.runs import RunFolder, RunSpec
+from mmbal_cli.errors import CacheError, TrainError
+from mmbal_cli.methods import method_class
+from mmbal_cli.store.atomic import canonical_json, publish
+
+CHECKPOINT_EVERY_S = 10.0
+Event = dict[str, Any]
+
+
+@lru_cache(maxsize=2)
+def _features(cache: Path, dataset: str) -> FeatureSet:
+    return load_features(cache, dataset)[1]
+
+
+@lru_cache(maxsize=2)
+def _feed(cache: Path, dataset: str, fingerprint: str, device: str, dtype: str, standardise: bool) -> Feed:
+    features = _features(cache, dataset)
+    if features.fingerprint != fingerprint:
+        raise CacheError(
+            f"'{dataset}' was prepared again while training was planned (fingerprint {features.fingerprint[:8]}, "
+            f"expected {fingerprint[:8]}).",
+            repair="mmbal train ... (again, on the new features)",
+        )
+    if standardise:
+        features = features.standardised(features.stats())
+    return Feed(features, torch.device(device), getattr(torch, dtype))
+
+
+def run_job(
+    spec: RunSpec, seeds: tuple[int, ...], folder: RunFolder, cache: Path, device: str, stop: Callable[[], bool]
+) -> Iterator[Event]:
+    """Train `seeds` and write their folders; yields one event an epoch and one at the end."""
+    feed = _feed(cache, spec.dataset, spec.fingerprint, device, spec.train.dtype, spec.train.standardise)
+    method = method_class(spec.method)(feed.shape, spec.train, seeds, spec.fusion, spec.knobs).to(device)
+    fit = Fit(method, feed)
+    epochs = sum(phase.epochs for phase in method.phases())
+    work = folder.job(seeds)
+    work.mkdir(parents=True, exist_ok=True)
+    if (saved := load_checkpoint(work)) is not None:
+        fit.load(*saved)
+    log = work / "records.jsonl"
+    _cut_records(log, fit.finished)
+    yield {"event": "start", "epoch": fit.finished, "epochs": epochs}
+    last, stopped = time.monotonic(), False
+
+    def should_stop() -> bool:
+        nonlocal stopped
+        stopped = stopped or stop()
+        return stopped
+
+    with log.open("a", encoding="utf-8") as lines:
+        for rows in fit.run(should_stop):
+            for row in rows:
+                lines.write(json.dumps({k: _plain(v) for k, v in row.items()}) + "\n")
+            lines.flush()
+            if should_stop() or time.monotonic() - last > CHECKPOINT_EVERY_S:
+                save_checkpoint(work, fit.finished, *fit.state())
+                last = time.monotonic()
+            best = [score for score in fit.best_score.get("fused", torch.zeros(0)).tolist() if math.isfinite(score)]
+            yield {"event": "epoch", "epoch": fit.finished, "epochs": epochs, "val": best}
+    if stopped and fit.finished < epochs:
+        yield {"event": "stopped", "epoch": fit.finished, "epochs": epochs}
+        return
+    fit.use_best()
+    status = publish_seeds(fit, feed, folder, work, epochs)
+    shutil.rmtree(work)
+    yield {"event": "done", "epoch": epochs, "epochs": epochs, "seeds": status, "seconds": fit.seconds}
+
+
+def publish_seeds(fit: Fit, feed: Feed, folder: RunFolder, work: Path, epochs: int) -> dict[int, str]:
+    """Predict validation and test once at the selected epochs, and rename each seed's folder into place."""
+    method = fit.method
+    found = {split: predictions(method, feed, split) for split in ("val", "test") if len(feed.rows[split])}
+    state = {k: v.cpu() for k, v in method.state_dict().items()}
+    stats = feed.features.scaling
+    records = (work / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    status: dict[int, str] = {}
+    for i, seed in enumerate(method.rng.seeds):
+        died = int(fit.died[i])
+        status[seed] = "done" if died < 0 else "failed"
+        done = {
+            "seed": seed,
+            "status": status[seed],
+            "best_epoch": {unit: int(epoch[i]) for unit, epoch in fit.best_epoch.items()},
+            "epochs": fit.finished,
+            "seconds": round(fit.seconds / method.S, 3),
+            "reason": "" if died < 0 else f"loss was not finite at step {died}",
+        }
+        target = work / f"seed-{seed}"
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        own = [line for line in records if json.loads(line)["seed"] == seed]
+        publish(target, "records.jsonl", ("\n".join(own) + "\n").encode())
+        if died < 0:
+            for split, tensors in found.items():
+                publish(target, f"predictions-{split}.safetensors", _prediction_file(tensors, i, seed, split, feed))
+            model = {f"model/{k}": v[i : i + 1].clone() for k, v in state.items()}
+            for m, (mean, deviation) in stats.items():
+                model |= {f"input/{m}/mean": mean, f"input/{m}/deviation": deviation}
+            publish(target, "model.safetensors", save_tensors({k: v.contiguous() for k, v in model.items()}))
+        publish(target, "done.json", canonical_json(done))
+        shutil.rmtree(folder.path / target.name, ignore_errors=True)
+        target.replace(folder.path / target.name)
+    return status
+
+
+def _prediction_file(tensors: dict[str, Tensor], i: int, seed: int, split: str, feed: Feed) -> bytes:
+    table = {k: v if k == "labels" else v[i] for k, v in tensors.items()}
+    table = {k: v.to(torch.uint8) if v.dtype is torch.bool else v for k, v in table.items()}
+    table = {k: v.float().contiguous() if v.is_floating_point() else v.contiguous() for k, v in table.items()}
+    ids = [feed.features.ids[row] for row in feed.features.rows[split].tolist()]
+    meta = {"ids": json.dumps(ids), "seed": str(seed), "split": split, "fingerprint": feed.features.fingerprint}
+    return save_tensors(table, meta)
+
+
+def _cut_records(path: Path, finished: int) -> None:
+    """Drop records after the checkpoint, and a torn last line: they will be written again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["epoch"] <= finished:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):
+            continue
+    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Numbers that JSON has no word for become null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def restore(spec: RunSpec, folder: Path, seeds: tuple[int, ...], feed: Feed, device: str) -> Any:
+    """The method of a finished run with the selected weights of `seeds` stacked."""
+    from safetensors.torch import load_file
+
+    method = method_class(spec.method)(feed.shape, spec.train, seeds, spec.fusion, spec.knobs)
+    files = [load_file(folder / f"seed-{seed}" / "model.safetensors") for seed in seeds]
+    state = {k: torch.cat([file[f"model/{k}"] for file in files]) for k in method.state_dict()}
+    try:
+        method.load_state_dict(state)
+    except RuntimeError as problem:
+        raise TrainError(f"The checkpoint in {folder} does not fit these features: {problem}") from None
+    return method.to(device).eval()

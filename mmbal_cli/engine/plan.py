@@ -1,0 +1,182 @@
+"""From names on the command line to run specs: methods, knobs, training settings, data, all resolved and checked.
+
+Precedence of a training setting: `--set` > the method's recipe for this data set > the method's recipe >
+the data set's recipe > the built-in default.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mmbal_cli import __version__
+from mmbal_cli.engine.runs import SCHEMA, RunSpec
+from mmbal_cli.errors import RecipeError, UsageError, nearest
+from mmbal_cli.methods import METHODS, method_class
+from mmbal_cli.methods.base import Method, Shape
+from mmbal_cli.recipe import TrainConfig, build, canonical, method_recipe
+from mmbal_cli.store.atomic import sha256_hex
+from mmbal_cli.store.sets import PreparedSet
+
+PACKAGES = ("torch", "torchaudio", "numpy", "h5py", "safetensors", "scikit-learn", "transformers", "decord")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What planning needs of a prepared set: the pointer, feature shapes and encoder names."""
+
+    prepared: PreparedSet
+    shapes: dict[str, tuple[int, ...]]
+    encoders: dict[str, str]
+
+    @property
+    def shape(self) -> Shape:
+        """What a method may know of the data."""
+        return Shape(self.shapes, len(self.prepared.classes), self.prepared.counts["train"])
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run: its spec, the facts for run.json, and warnings for the reader."""
+
+    spec: RunSpec
+    facts: dict[str, Any]
+    warnings: tuple[str, ...]
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`5` -> seeds 1..5; `1,2,7` -> these; a trailing comma makes a list of one (`3,`)."""
+    try:
+        if "," not in text:
+            count = int(text)
+            if not 1 <= count <= 1000:
+                raise ValueError
+            return tuple(range(1, count + 1))
+        seeds = tuple(int(part) for part in text.split(",") if part.strip())
+        if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
+            raise ValueError
+    except ValueError:
+        raise UsageError(f"--seeds {text!r} is neither a count nor a list of different numbers.",
+                         "Examples: --seeds 5, --seeds 1,2,7") from None  # fmt: skip
+    return seeds
+
+
+def expand_methods(names: list[str], mods: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
+    """`["unimodal,arl"]` -> one entry for each run, with the knobs that the name implies."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for name in (part.strip() for item in names for part in item.split(",")):
+        base, _, modality = name.partition(":") if ".py:" not in name else (name, "", "")
+        plain = canonical(base) if canonical(base) in METHODS else base
+        if not plain:
+            raise UsageError("An empty method name was given.", nearest("", METHODS), "mmbal methods list")
+        if plain != "unimodal":
+            if modality:
+                raise UsageError(f"'{name}': only unimodal takes a modality.", "Example: unimodal:audio")
+            found.append((plain, {}))
+        else:
+            if modality and modality not in mods:
+                raise UsageError(f"'{name}': the data have no modality '{modality}'.", nearest(modality, mods))
+            found += [("unimodal", {"modality": m}) for m in ([modality] if modality else mods)]
+    return list({(name, str(knobs)): (name, knobs) for name, knobs in found}.values())
+
+
+def plan_run(data: Data, name: str, implied: dict[str, Any], fusion: str | None,
+             train: dict[str, Any], knobs: dict[str, Any]) -> Planned:  # fmt: skip
+    """Resolve one run completely and refuse what its method does not support."""
+    cls = method_class(name)
+    card, prepared = cls.card, data.prepared
+    recipe = method_recipe(card.name)
+    special = dict(recipe.datasets.get(prepared.name, {}))
+    special_train = special.pop("train", {})
+    merged = {**prepared.settings, **recipe.train, **special_train, **train}
+    config = build(TrainConfig, merged, "train")
+    values = cls.resolve({**recipe.knobs, **special, **implied, **knobs})
+    chosen = fusion or card.fusions[0]
+    cls.check(data.shape, chosen)
+    spec = RunSpec(
+        dataset=prepared.name,
+        label=_label(card.name, implied, chosen, card.fusions[0]),
+        method=name,
+        fusion=chosen,
+        knobs=values,
+        train=config,
+        fingerprint=prepared.fingerprint,
+        split_hash=prepared.split_hash,
+        method_source=sha256_hex(Path(name.rpartition(":")[0]).read_bytes()) if ".py:" in name else "",
+    )
+    warnings = []
+    if card.scales_gradients and config.optimizer == "adamw":
+        warnings.append(f"{card.name} scales gradients, and AdamW divides a steady scale out again: expect no effect.")
+    return Planned(spec, _facts(spec, data, cls), tuple(warnings))
+
+
+def _label(name: str, implied: dict[str, Any], fusion: str, default: str) -> str:
+    label = f"{name}:{implied['modality']}" if "modality" in implied else name
+    return label if fusion == default else f"{label}+{fusion}"
+
+
+def _facts(spec: RunSpec, data: Data, cls: type[Method]) -> dict[str, Any]:
+    prepared, card = data.prepared, cls.card
+    metric = "accuracy, ties by NLL" if spec.train.select == "accuracy" else "NLL"
+    return {
+        "schema": SCHEMA,
+        "dataset": spec.dataset,
+        "label": spec.label,
+        "method": card.name,
+        "kind": card.kind,
+        "reference": card.reference,
+        "spec": spec.digest,
+        "config": spec.model_dump(),
+        "deviates": list(card.deviates),
+        "paper": card.paper,
+        "data": {
+            "fingerprint": prepared.fingerprint,
+            "split_hash": prepared.split_hash,
+            "split_note": prepared.split_note,
+            "classes": list(prepared.classes),
+            "modalities": {m: data.encoders[m] for m in data.shapes},
+            "shapes": {m: list(shape) for m, shape in data.shapes.items()},
+            "counts": dict(prepared.counts),
+        },
+        "protocol": {
+            "selection": f"validation {metric}, each seed apart",
+            "test": "predicted once, at the selected epoch",
+        },
+    }
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions and machine of this run, without paths or host names."""
+
+    def known(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "not installed"
+
+    import torch
+
+    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
+    return {
+        "mmbal": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "device": device,
+        "gpu": gpu,
+        "packages": {package: known(package) for package in PACKAGES},
+        "command": ["mmbal", *sys.argv[1:]],
+    }
+
+
+def settings_of(items: dict[str, str]) -> dict[str, str]:
+    """Refuse an unknown training key before anything is loaded."""
+    for key in items:
+        if key not in TrainConfig.model_fields:
+            raise RecipeError(f"--set train.{key}: unknown key.", nearest(key, TrainConfig.model_fields))
+    return items

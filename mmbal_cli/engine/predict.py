@@ -1,0 +1,66 @@
+"""Fresh predictions of a finished run: any split, any prepared data set with the same encoders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from mmbal_cli.data.features import Stats, load_features
+from mmbal_cli.engine.device import resolve_device
+from mmbal_cli.engine.feed import Feed, predictions
+from mmbal_cli.engine.job import restore
+from mmbal_cli.engine.runs import RunFolder, RunSpec
+from mmbal_cli.errors import CacheError, UsageError
+
+Predictions = dict[int, dict[str, np.ndarray]]
+
+
+def read_spec(folder: Path) -> RunSpec:
+    """The spec of a run folder."""
+    try:
+        return RunSpec.model_validate(json.loads((folder / "run.json").read_text())["config"])
+    except (OSError, KeyError, ValueError) as problem:
+        raise CacheError(f"{folder} is no run folder ({problem}).", "Expected a folder made by mmbal train.") from None
+
+
+def predict_run(
+    folder: Path, cache: Path, dataset: str | None = None, split: str = "test", device: str = "auto"
+) -> Predictions:
+    """For each finished seed: `probs`, `logits`, `logits/m`, `present/m`, `labels`, `ids` on `split`."""
+    spec = read_spec(folder)
+    seeds = tuple(sorted(s for s, status in RunFolder(folder).finished().items() if status == "done"))
+    if not seeds:
+        raise CacheError(f"{folder} has no finished seed.", repair="mmbal train ... --resume")
+    target = resolve_device(device)
+    _, features = load_features(cache, dataset or spec.dataset)
+    trained = json.loads((folder / "run.json").read_text())["data"]
+    if list(features.classes) != trained["classes"]:
+        raise UsageError(f"'{features.name}' has classes {list(features.classes)}, the run {trained['classes']}.")
+    missing = set(trained["modalities"]) - set(features.x)
+    if missing:
+        raise UsageError(f"'{features.name}' lacks modality {', '.join(sorted(missing))} of the run.")
+    wanted = {m: tuple(shape) for m, shape in trained["shapes"].items()}
+    if any(features.shapes[m] != wanted[m] for m in wanted):
+        raise UsageError(f"'{features.name}' has features {features.shapes}, the run was trained on {wanted}.",
+                         "Prepare the data set with the same encoders.")  # fmt: skip
+    features.x = {m: features.x[m] for m in wanted}
+    if spec.train.standardise:
+        features = features.standardised(_stats(folder, seeds[0], wanted))
+    feed = Feed(features, torch.device(target), getattr(torch, spec.train.dtype))
+    if len(feed.rows[split]) == 0:
+        raise UsageError(f"'{features.name}' has no sample in split '{split}'.")
+    found = predictions(restore(spec, folder, seeds, feed, target), feed, split)
+    ids = np.array([features.ids[row] for row in features.rows[split].tolist()])
+    return {
+        seed: {k: (v if k == "labels" else v[i]).numpy() for k, v in found.items()} | {"ids": ids}
+        for i, seed in enumerate(seeds)
+    }
+
+
+def _stats(folder: Path, seed: int, mods: dict[str, tuple[int, ...]]) -> Stats:
+    file = load_file(folder / f"seed-{seed}" / "model.safetensors")
+    return {m: (file[f"input/{m}/mean"], file[f"input/{m}/deviation"]) for m in mods}

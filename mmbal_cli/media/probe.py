@@ -1,0 +1,115 @@
+"""What a media file says about itself, checked before anything is decoded.
+
+Every file is opened here first, with a list of container formats and the file protocol only: a text
+file that looks like a playlist would otherwise make the decoder open other files or the network.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmbal_cli.errors import MediaError
+
+MAX_SIDE = 4096  # px, video
+MAX_SECONDS = 600.0  # of sound decoded into memory
+MAX_PIXELS = 50_000_000  # of an image
+
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,asf,mpeg,mpegts,mpegvideo,h264,hevc,ivf,mxf,rm,"
+    "wav,w64,flac,mp3,ogg,aac,aiff,au,caf,amr,ac3,eac3,wv"
+)
+
+
+@dataclass(frozen=True)
+class Header:
+    """Facts of a container; a stream that is missing has codec "" and what is not stated is 0."""
+
+    codec: str = ""
+    width: int = 0
+    height: int = 0
+    frames: int = 0
+    seconds: float = 0.0
+    audio_codec: str = ""
+    audio_seconds: float = 0.0
+    audio_rate: int = 0
+    channels: int = 0
+
+
+def problem(path: Path, reason: str) -> MediaError:
+    """The error of a file that cannot be used."""
+    return MediaError(f"{path}: {reason}")
+
+
+def check_file(path: Path) -> None:
+    """MediaError unless `path` is a regular, readable, non-empty file."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        raise problem(path, getattr(error, "strerror", None) or "not a usable name") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise problem(path, "is not a regular file")
+    if not found.st_size:
+        raise problem(path, "is empty")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Any, Header]]:
+    """The container of `path`, open, with its header; MediaError for everything that is wrong in it."""
+    import av
+
+    check_file(path)
+    av.logging.set_level(None)
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    try:
+        # absolute: a relative name with a colon would be taken for a protocol
+        with av.open(str(path.absolute()), options=options) as container:
+            yield container, _header(container)
+    except (av.error.FFmpegError, ValueError, OSError, UnicodeError) as error:
+        if isinstance(error, MediaError):
+            raise
+        text = getattr(error, "strerror", None) or str(error)
+        raise problem(path, f"cannot be read as media ({text})") from None
+
+
+def probe(path: Path) -> Header:
+    """Header of a video or sound file; MediaError when it cannot be read or its picture is too large."""
+    with opened(path) as (_, header):
+        if max(header.width, header.height) > MAX_SIDE:
+            raise problem(path, f"the picture is {header.width}x{header.height}, at most {MAX_SIDE} a side is read")
+        return header
+
+
+def _header(container: Any) -> Header:
+    facts: dict[str, Any] = {}
+    # a cover picture of a song is a video stream too
+    videos = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+    if videos:
+        stream = videos[0]
+        facts |= {
+            "codec": stream.codec_context.name,
+            "width": stream.codec_context.width,
+            "height": stream.codec_context.height,
+            "frames": stream.frames,
+            "seconds": _seconds(stream, container),
+        }
+    if container.streams.audio:
+        stream = container.streams.audio[0]
+        facts |= {
+            "audio_codec": stream.codec_context.name,
+            "audio_seconds": _seconds(stream, container),
+            "audio_rate": stream.codec_context.sample_rate,
+            "channels": stream.codec_context.channels,
+        }
+    return Header(**facts)
+
+
+def _seconds(stream: Any, container: Any) -> float:
+    """Length the header states: of the stream, else of the container, else 0."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return max(0.0, (container.duration or 0) / 1e6)

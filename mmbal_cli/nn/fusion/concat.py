@@ -1,0 +1,36 @@
+"""Concatenation and one linear layer: z = sum_m h_m W_m + b, z_m = h_m W_m + b/M (GeWu-Lab/OGM-GE_CVPR2022).
+
+One weight [S, M*D, C] initialised as the concatenated layer (fan-in M*D); the product is taken block by block,
+which is the same sum and gives every modality's share for free.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmbal_cli.nn.fusion.base import AdditiveFusion, Features
+from mmbal_cli.nn.stacked import Linear
+from mmbal_cli.seeds import SeedStreams
+
+
+class Concat(AdditiveFusion):
+    """The plain joint head."""
+
+    def __init__(self, rng: SeedStreams, mods: tuple[str, ...], width: int, classes: int, dtype: torch.dtype) -> None:
+        super().__init__(rng, mods, width, classes, dtype)
+        self.head = Linear(rng, "fusion/concat", len(mods) * width, classes, dtype)
+
+    def _blocks(self, h: Features, bias: Tensor) -> Features:
+        blocks = self.head.weight.chunk(len(self.mods), dim=1)
+        return {m: torch.baddbmm(bias, h[m], block) for m, block in zip(self.mods, blocks, strict=True)}
+
+    def unimodal(self, h: Features) -> Features:
+        """h_m W_m + b/M."""
+        assert self.head.bias is not None
+        return self._blocks(h, self.head.bias / len(self.mods))
+
+    def alone(self, h: Features) -> Features:
+        """h_m W_m + b: the whole bias, as the head answers when the others are zero."""
+        assert self.head.bias is not None
+        return self._blocks(h, self.head.bias)

@@ -1,0 +1,97 @@
+"""One optimizer over stacked parameters: torch's fused SGD or AdamW, with per-seed clip and masked step.
+
+A zero gradient is not a freeze: momentum, decay and Adam's moments still move a weight. Whoever must hold a
+seed still passes its mask, and parameters *and* optimizer state of that seed stay as they were, bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from mmbal_cli.nn.stacked import per_seed
+from mmbal_cli.recipe import TrainConfig
+
+
+class StackedOptimizer:
+    """SGD with momentum, or AdamW; one state for all seeds, every tensor with a leading S."""
+
+    def __init__(self, params: Iterable[nn.Parameter], config: TrainConfig) -> None:
+        self.params, self.config = list(params), config
+        if config.optimizer == "sgd":
+            self.inner: torch.optim.Optimizer = torch.optim.SGD(
+                self.params, config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+            )
+        else:
+            self.inner = torch.optim.AdamW(self.params, config.lr, weight_decay=config.weight_decay, fused=True)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the current epoch."""
+        return self.inner.param_groups[0]["lr"]
+
+    def set_epoch(self, epoch: int, epochs: int) -> None:
+        """Learning rate of `epoch` (0-based) out of `epochs`; the step decay acts after its epoch."""
+        for group in self.inner.param_groups:
+            group["lr"] = self.config.lr * schedule(self.config, epoch, epochs)
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        self.inner.zero_grad(set_to_none=True)
+
+    def step(self, mask: Tensor | None = None) -> None:
+        """Clip each seed's gradient (if asked), then update; `mask` [S] bool holds the other seeds still."""
+        if self.config.clip is not None:
+            clip_per_seed(self.params, self.config.clip)
+        if mask is None:
+            self.inner.step()
+            return
+        held = [p for p in self.params if p.grad is not None]
+        before = [p.detach().clone() for p in held]
+        states = [{k: v.clone() for k, v in self._moments(p).items()} for p in held]
+        self.inner.step()
+        with torch.no_grad():
+            for p, old, state in zip(held, before, states, strict=True):
+                p.copy_(torch.where(per_seed(mask, p), p, old))
+                for key, value in self._moments(p).items():
+                    previous = state.get(key, torch.zeros_like(value))
+                    value.copy_(torch.where(per_seed(mask, value), value, previous))
+
+    def _moments(self, p: nn.Parameter) -> dict[str, Tensor]:
+        return {k: v for k, v in self.inner.state[p].items() if isinstance(v, Tensor) and v.shape == p.shape}
+
+    def state(self) -> dict[str, Tensor]:
+        """Moments and step counts by `index/name`."""
+        return {
+            f"{i}/{key}": value
+            for i, p in enumerate(self.params)
+            for key, value in self.inner.state[p].items()
+            if isinstance(value, Tensor)
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from `state`."""
+        for key, value in state.items():
+            index, _, name = key.partition("/")
+            self.inner.state[self.params[int(index)]][name] = value.clone()
+
+
+def schedule(config: TrainConfig, epoch: int, epochs: int) -> float:
+    """Factor on the learning rate in `epoch` (0-based)."""
+    if config.schedule == "step":
+        return config.step_factor if epoch >= round(config.step_at * epochs) else 1.0
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * epoch / max(epochs, 1)))
+    return 1.0
+
+
+def clip_per_seed(params: Iterable[nn.Parameter], bound: float) -> None:
+    """Scale each seed's whole gradient so that its 2-norm is at most `bound`."""
+    grads = [p.grad for p in params if p.grad is not None]
+    norm = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0).sqrt()  # [S]
+    factor = (bound / (norm + 1e-6)).clamp(max=1.0)
+    for g in grads:
+        g.mul_(per_seed(factor, g))

@@ -1,0 +1,49 @@
+"""Losses as pure functions: every result is [S], one number for each seed; the batch is dimension 1."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def ce(z: Tensor, y: Tensor, present: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy [S] of logits z [S,B,C] and labels y [S,B], over present samples only."""
+    each = F.cross_entropy(z.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)  # [S,B]
+    return masked_mean(each, present)
+
+
+def masked_mean(each: Tensor, present: Tensor | None = None) -> Tensor:
+    """Mean over the batch [S] of [S,B]; with a mask over its true entries, 0 where there are none."""
+    if present is None:
+        return each.mean(1)
+    return torch.where(present, each, 0.0).sum(1) / present.sum(1).clamp_min(1)
+
+
+def entropy(z: Tensor) -> Tensor:
+    """Entropy in nats [S,B] of softmax(z)."""
+    logp = z.log_softmax(-1)
+    return -(logp.exp() * logp).sum(-1)
+
+
+def true_class_probability(z: Tensor, y: Tensor) -> Tensor:
+    """softmax(z)[y], [S,B]."""
+    return z.softmax(-1).gather(-1, y[..., None]).squeeze(-1)
+
+
+def contrastive(a: Tensor, b: Tensor, tau: float, present: Tensor | None = None) -> Tensor:
+    """Symmetric InfoNCE [S] of paired features a, b [S,B,D]: half the row and column cross-entropies.
+
+    Cosine similarity over `tau`; negatives are the other samples of the batch, within one seed only. Samples
+    that lack one of the two modalities are neither anchors nor negatives.
+    """
+    a, b = F.normalize(a, dim=-1, eps=1e-12), F.normalize(b, dim=-1, eps=1e-12)
+    logits = torch.bmm(a, b.transpose(1, 2)) / tau  # [S,B,B]
+    if present is not None:
+        low = torch.finfo(logits.dtype).min
+        pair = present[:, :, None] & present[:, None, :]
+        own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
+        logits = logits.masked_fill(~(pair | own), low)
+    rows = -logits.log_softmax(2).diagonal(dim1=1, dim2=2)  # [S,B]
+    columns = -logits.log_softmax(1).diagonal(dim1=1, dim2=2)
+    return masked_mean(0.5 * (rows + columns), present)

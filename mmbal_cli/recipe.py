@@ -1,0 +1,260 @@
+"""Recipes: YAML -> frozen typed models; an unknown key is refused with the nearest valid one.
+
+YAML's own guesses are not trusted (`1e-3` is a string, `010` is 8, `no` is False, a duplicate key silently
+wins): every scalar is read as text and converted by the type that the model declares. Size, alias and node
+limits keep a hostile file from costing memory.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from mmbal_cli.errors import RecipeError, nearest
+
+MAX_BYTES, MAX_NODES = 1 << 20, 20_000
+Kind = Literal["video", "audio", "image", "text", "vector"]
+Lines = dict[tuple[str, ...], int]
+
+
+class Frozen(BaseModel):
+    """Base of every recipe model: immutable, unknown keys forbidden."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _none(value: Any) -> Any:
+    return None if isinstance(value, str) and value.lower() in {"", "null", "none", "~"} else value
+
+
+OptionalFloat = Annotated[float | None, BeforeValidator(_none)]
+
+
+class TrainConfig(Frozen):
+    """Everything about training that is not the method's own; shared by all methods of one table."""
+
+    epochs: int = Field(100, ge=1, le=100_000, description="passes over the training split")
+    batch: int = Field(64, ge=1, description="samples a step, for each seed")
+    lr: float = Field(1e-2, gt=0, le=10, description="initial learning rate")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd (with momentum) or adamw")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay (on every parameter, as the papers do)")
+    schedule: Literal["step", "cosine", "constant"] = Field("step", description="learning rate over the epochs")
+    step_at: float = Field(0.7, gt=0, le=1, description="share of the epochs after which `step` decays once")
+    step_factor: float = Field(0.1, gt=0, le=1, description="factor of that decay")
+    width: int = Field(256, ge=1, le=65_536, description="adapter width D")
+    depth: int = Field(2, ge=1, le=8, description="layers of each adapter")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout inside the adapters")
+    temporal: Literal["attention", "mean"] = Field("attention", description="pooling over T of [N,T,F] features")
+    standardise: bool = Field(True, description="scale features by mean and deviation of the training split")
+    clip: OptionalFloat = Field(None, gt=0, description="bound on each seed's gradient norm; none = off")
+    select: Literal["accuracy", "nll"] = Field("accuracy", description="validation figure that picks the epoch")
+    dtype: Literal["float32", "float64"] = Field("float32", description="precision of training")
+
+
+class ModalityRecipe(Frozen):
+    """How one modality is decoded and encoded; unset values are the encoder's own."""
+
+    kind: Kind
+    encoder: str | None = None
+    frames: int | None = Field(None, ge=1, le=1024)
+    size: int | None = Field(None, ge=8, le=2048)
+    sampling: str | None = None
+    rate: int | None = Field(None, ge=1000, le=192_000)
+    seconds: float | None = Field(None, gt=0)
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class Source(Frozen):
+    """Where samples come from: one of the embedded generators, or a manifest file below a root folder."""
+
+    generator: str | None = None
+    manifest: str | None = None
+    root: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Source:
+        if (self.generator is None) == (self.manifest is None):
+            raise ValueError("source needs exactly one of 'generator' and 'manifest'")
+        return self
+
+
+class DatasetRecipe(Frozen):
+    """One data set: source, label order, modalities with their encoders, training values that suit it."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    source: Source
+    classes: list[str] | None = None
+    modalities: dict[str, ModalityRecipe] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _train_is_typed(self) -> DatasetRecipe:
+        build(TrainConfig, self.train, "train")
+        return self
+
+
+class MethodRecipe(Frozen):
+    """Values of a method's paper: for all data sets, and for single ones; knobs and training settings."""
+
+    name: str
+    knobs: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+    datasets: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    note: str = ""
+
+
+# --------------------------------------------------------------------------------------------- YAML
+
+
+def load_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
+    """Read a YAML mapping as nested dicts, lists and *strings*, with the line of every key."""
+    if not path.is_file():
+        raise RecipeError(f"No recipe file at {path}.", "Expected a YAML file.")
+    if path.stat().st_size > MAX_BYTES:
+        raise RecipeError(f"{path} has {path.stat().st_size} bytes.", f"A recipe has at most {MAX_BYTES}.")
+    lines: Lines = {}
+    budget = [MAX_NODES]
+
+    def construct(node: yaml.Node, at: tuple[str, ...]) -> Any:
+        budget[0] -= 1
+        if budget[0] < 0:
+            raise RecipeError(f"{path}: more than {MAX_NODES} values (aliases count each time).")
+        if isinstance(node, yaml.ScalarNode):
+            return node.value
+        if isinstance(node, yaml.SequenceNode):
+            return [construct(child, (*at, str(i))) for i, child in enumerate(node.value)]
+        table: dict[str, Any] = {}
+        for key, child in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise RecipeError(f"{path}:{line}: a key must be a plain name.")
+            if key.value in table:
+                raise RecipeError(f"{path}:{line}: duplicate key '{key.value}'.", "Each key once.")
+            lines[(*at, key.value)] = line
+            table[key.value] = construct(child, (*at, key.value))
+        return table
+
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
+        _refuse_tags(root, path)
+        document = construct(root, ()) if root is not None else {}
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as problem:
+        first = " ".join(str(problem).split())[:300]
+        raise RecipeError(f"{path} is not valid YAML: {first}") from None
+    if not isinstance(document, dict):
+        raise RecipeError(f"{path} holds no mapping.", "Expected `key: value` lines.")
+    return document, lines
+
+
+def _refuse_tags(root: yaml.Node | None, path: Path) -> None:
+    """An explicit tag (`!!python/...`) asks for an object; no recipe needs one."""
+    seen: set[int] = set()
+    stack = [root] if root is not None else []
+    while stack:
+        node = stack.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
+            raise RecipeError(f"{path}:{node.start_mark.line + 1}: tag '{node.tag}' is not allowed.")
+        if isinstance(node, yaml.MappingNode):
+            stack += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            stack += node.value
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def build(model: type[T], values: dict[str, Any], where: str, lines: Lines | None = None) -> T:
+    """Validate `values` as `model`; the first problem becomes a RecipeError with place and nearest key."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as problems:
+        problem = problems.errors()[0]
+        at = tuple(str(part) for part in problem["loc"])
+        line = (lines or {}).get(at)
+        place = f"{where}:{line}" if line else where
+        if problem["type"] == "extra_forbidden":
+            known = _fields_at(model, at[:-1])
+            raise RecipeError(f"{place}: unknown key '{'.'.join(at)}'.", nearest(at[-1], known)) from None
+        cause = (problem.get("ctx") or {}).get("error")
+        if isinstance(cause, RecipeError):
+            raise cause from None
+        got = "" if problem["type"] == "missing" else f" Found {problem['input']!r}."
+        raise RecipeError(f"{place}: '{'.'.join(at)}': {problem['msg']}.{got}") from None
+
+
+def _fields_at(model: type[BaseModel], at: tuple[str, ...]) -> list[str]:
+    if not at:
+        return list(model.model_fields)
+    annotation = model.model_fields[at[0]].annotation if at[0] in model.model_fields else None
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            rest = at[1:] if candidate is annotation else at[2:]
+            return _fields_at(candidate, rest)
+    return []
+
+
+# --------------------------------------------------------------------------------- finding recipes
+
+RecipeKind = Literal["datasets", "methods", "suites"]
+
+
+@cache
+def recipe_folder() -> Path:
+    """`recipes/` beside the package in a source tree, `_recipes/` inside an installed wheel."""
+    package = Path(__file__).parent
+    bundled = package / "_recipes"
+    return bundled if bundled.is_dir() else package.parent / "recipes"
+
+
+def recipe_names(kind: RecipeKind) -> list[str]:
+    """Names of the shipped recipes of one kind."""
+    return sorted(path.stem for path in (recipe_folder() / kind).glob("*.yaml"))
+
+
+def find_recipe(kind: RecipeKind, name: str) -> Path | None:
+    """Path of a shipped recipe, or None; names are matched without regard to case and underscores."""
+    wanted = canonical(name)
+    return next((recipe_folder() / kind / f"{n}.yaml" for n in recipe_names(kind) if canonical(n) == wanted), None)
+
+
+def canonical(name: str) -> str:
+    """Names are tolerant on input (`OGM_GE`), canonical on output (`ogm-ge`)."""
+    return name.strip().lower().replace("_", "-")
+
+
+def dataset_recipe(path: Path) -> DatasetRecipe:
+    """Load one data set recipe."""
+    values, lines = load_yaml(path)
+    return build(DatasetRecipe, values, str(path), lines)
+
+
+def method_recipe(name: str) -> MethodRecipe:
+    """The shipped recipe of a method, empty when there is none."""
+    path = find_recipe("methods", name)
+    if path is None:
+        return MethodRecipe(name=name)
+    values, lines = load_yaml(path)
+    return build(MethodRecipe, values, str(path), lines)
+
+
+def parse_sets(items: list[str], sections: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """`["train.lr=1e-3"]` -> {"train": {"lr": "1e-3"}}; a later item wins; unknown sections are refused."""
+    tables: dict[str, dict[str, str]] = {section: {} for section in sections}
+    for item in items:
+        key, equals, value = item.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not equals or not dot or not name:
+            raise RecipeError(f"--set {item!r} is not of the form section.key=value.", "Example: --set train.lr=1e-3")
+        if section not in tables:
+            raise RecipeError(f"--set {item!r}: unknown section '{section}'.", nearest(section, sections))
+        tables[section][name] = value.strip()
+    return tables

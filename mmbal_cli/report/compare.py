@@ -1,0 +1,91 @@
+"""Runs to blocks of comparable rows: who is best, who cannot be told apart, who must stand apart.
+
+Runs are comparable when data fingerprint, split, protocol and scored samples agree. Of each data set the
+largest such group comes first; every other group is its own block, with what differs as its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmbal_cli.errors import CacheError
+from mmbal_cli.report.blocks import Block, Scored, block
+from mmbal_cli.report.runs import Run
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All blocks, and the runs that could not be read with the reason."""
+
+    split: str
+    blocks: tuple[Block, ...]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Every run could be read and there is something to compare."""
+        return not self.unreadable and any(row.seeds for block in self.blocks for row in block.rows)
+
+
+def compare(
+    runs: Sequence[Run], names: Sequence[str] = ("accuracy",), split: str = "test", sort_by: str | None = None
+) -> Comparison:
+    """Compare `runs` on `split` by the metrics `names`; other rows are sorted by `sort_by` (first metric)."""
+    scored, unreadable = [], {}
+    for run in runs:
+        try:
+            scored.append(Scored(run, *run.collect(split)))
+        except CacheError as error:
+            unreadable[run.name] = str(error)
+    names = list(dict.fromkeys([*names, *([sort_by] if sort_by else [])]))
+    blocks = []
+    for dataset in sorted({each.run.facts.dataset for each in scored}):
+        groups = _groups([each for each in scored if each.run.facts.dataset == dataset])
+        main = groups[0][0]
+        for group in groups:
+            apart = "" if group is groups[0] else _difference(_identity(main), _identity(group[0]))
+            blocks.append(block(group, names, split, sort_by or names[0], apart))
+    return Comparison(split, tuple(blocks), unreadable)
+
+
+def _identity(scored: Scored) -> dict[str, Any]:
+    """What comparable runs share; the samples are unknown (None) before the first seed has finished."""
+    facts, good = scored.run.facts, scored.good
+    return {
+        "data fingerprint": facts.data.fingerprint,
+        "split": facts.data.split_hash,
+        "protocol": facts.protocol,
+        "scored samples": next(iter(good.values())).samples() if good else None,
+    }
+
+
+def _groups(scored: list[Scored]) -> list[list[Scored]]:
+    """Comparable runs together, the largest group first; unfinished runs join where they will belong."""
+    groups: list[tuple[dict[str, Any], list[Scored]]] = []
+    for each in sorted(scored, key=lambda each: (not each.good, each.run.name)):
+        identity = _identity(each)
+        home = next((group for known, group in groups if not _differing(known, identity)), None)
+        if home is None:
+            groups.append((identity, [each]))
+        else:
+            home.append(each)
+    return sorted((group for _, group in groups), key=lambda group: (not group[0].good, -len(group), group[0].run.name))
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    return [key for key in one if one[key] != other[key] and None not in (one[key], other[key])]
+
+
+def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """What makes `other` not comparable with `one`, in words."""
+    reasons = []
+    for key in _differing(one, other):
+        if key == "protocol":
+            keys = sorted(k for k in {*one[key], *other[key]} if one[key].get(k) != other[key].get(k))
+            reasons += [f"protocol: {k} is {other[key].get(k)!r}, not {one[key].get(k)!r}" for k in keys]
+        else:
+            verb = "are" if key.endswith("s") else "is"
+            reasons.append(f"{key} {verb} {other[key][:8]}, not {one[key][:8]}")
+    return "; ".join(reasons)

@@ -1,0 +1,260 @@
+"""Run folders as typed objects: what was run, which seeds ended how, and their saved predictions.
+
+Reading is tolerant where a run may be in progress or written by a later version (unknown fields, a torn
+last record line, no finished seed yet) and strict where a number would be wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mmbal_cli.errors import CacheError, nearest
+from mmbal_cli.report.metrics import softmax
+
+SCHEMA = 1
+SPLITS_SAVED = ("val", "test")
+_F = TypeVar("_F", bound=BaseModel)
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class DataFacts(_Facts):
+    """The data a run saw; equal `fingerprint` and `split_hash` mean the same samples and features."""
+
+    fingerprint: str
+    split_hash: str
+    split_note: str = ""
+    classes: tuple[str, ...]
+    modalities: dict[str, str]
+    counts: dict[str, int] = {}
+
+
+class RunFacts(_Facts):
+    """The content of run.json that reports use."""
+
+    version: int = Field(alias="schema")
+    dataset: str
+    label: str
+    method: str
+    kind: str = ""
+    reference: bool = False
+    spec: str = ""
+    note: str = ""
+    config: dict[str, Any] = {}
+    data: DataFacts
+    protocol: dict[str, Any] = {}
+    deviates: tuple[str, ...] = ()
+
+
+class SeedFacts(_Facts):
+    """The content of done.json: how one seed ended."""
+
+    seed: int
+    status: str
+    reason: str | None = ""
+    best_epoch: int | None = None
+    epochs: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of one seed on one split, sorted by sample id.
+
+    ids [N] str, labels [N] int64, probs [N,C], logits {modality: [N,C]}, present {modality: [N] bool}.
+    """
+
+    ids: NDArray
+    labels: NDArray
+    probs: NDArray
+    logits: Mapping[str, NDArray]
+    present: Mapping[str, NDArray]
+
+    def samples(self) -> str:
+        """Digest of ids and labels: equal means scored on the same samples."""
+        pairs = [self.ids.tolist(), self.labels.tolist()]
+        return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+
+    def flaw(self) -> str:
+        """Why these numbers cannot be scored, or an empty string."""
+        if not np.isfinite(self.probs).all():
+            return "its probabilities are not finite"
+        for m, logits in self.logits.items():
+            if not np.isfinite(logits[self.present[m]]).all():
+                return f"its logits of {m} are not finite"
+        return ""
+
+    def modality(self, m: str) -> tuple[NDArray, NDArray, NDArray]:
+        """Softmax of the logits of `m` and labels where `m` is present, and the mask: [n,C], [n], [N]."""
+        mask = self.present[m]
+        return softmax(self.logits[m][mask]), self.labels[mask], mask
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """One seed of a run that has ended; arrays are read when asked for."""
+
+    folder: Path
+    facts: SeedFacts
+    classes: tuple[str, ...]
+
+    def predictions(self, split: str) -> Predictions:
+        """The saved predictions of `split`. Raises CacheError when they are absent or damaged."""
+        return read_predictions(self.folder / f"predictions-{split}.safetensors", self.classes)
+
+    def records(self) -> tuple[list[dict[str, Any]], str]:
+        """The records of all epochs, and a note when a torn last line was dropped."""
+        return read_records(self.folder / "records.jsonl")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder: a spec and its seeds that have ended; `running` while a job folder exists."""
+
+    folder: Path
+    facts: RunFacts
+    seeds: tuple[SeedResult, ...]
+    running: bool
+
+    @property
+    def name(self) -> str:
+        """Name of the folder, by which commands accept the run."""
+        return self.folder.name
+
+    def collect(self, split: str) -> tuple[dict[int, Predictions], dict[int, str]]:
+        """Saved predictions of each good seed, and the reason of each failed one."""
+        done = [result for result in self.seeds if result.facts.status == "done"]
+        return self.judge({result.facts.seed: result.predictions(split) for result in done})
+
+    def judge(self, predictions: Mapping[int, Predictions]) -> tuple[dict[int, Predictions], dict[int, str]]:
+        """Split {seed: predictions} into good ones and reasons, and add the seeds whose training failed.
+
+        Raises CacheError when seeds were scored on different samples.
+        """
+        flaws = {seed: each.flaw() for seed, each in predictions.items()}
+        good = {seed: each for seed, each in predictions.items() if not flaws[seed]}
+        if len({each.samples() for each in good.values()}) > 1:
+            raise CacheError(f"The seeds of {self.name} were scored on different samples.")
+        ended = [result.facts for result in self.seeds if result.facts.status != "done"]
+        failed = {facts.seed: facts.reason or f"status {facts.status}" for facts in ended}
+        return good, failed | {seed: flaw for seed, flaw in flaws.items() if flaw}
+
+
+def read_run(folder: Path) -> Run:
+    """Read one run folder. Raises CacheError when it is none, or of a later schema."""
+    facts = _read_facts(folder / "run.json", RunFacts)
+    if facts.version != SCHEMA:
+        raise CacheError(
+            f"{folder.name}/run.json has schema {facts.version}.",
+            f"This version of mmbal reads schema {SCHEMA}.",
+            "install the version of mmbal named in its env.json",
+        )
+    ended = (path.parent for path in folder.glob("seed-*/done.json"))
+    seeds = [SeedResult(path, _read_facts(path / "done.json", SeedFacts), facts.data.classes) for path in ended]
+    return Run(folder, facts, tuple(sorted(seeds, key=lambda result: result.facts.seed)), any(folder.glob(".job-*")))
+
+
+def find_runs(names: Sequence[Path], root: Path) -> list[Path]:
+    """Folders of the runs `names` (paths, or names below `root`), all runs of `root` for no names.
+
+    Plain files (a shell's `runs/*` may match some) are passed over. Raises CacheError for anything else.
+    """
+    known = sorted(path.parent for path in root.glob("*/run.json"))
+    if not names:
+        if not known:
+            raise CacheError(f"There is no run in {root}.", repair="mmbal train --method concat --seeds 5")
+        return known
+    folders = [_find_run(name, root, known) for name in names if not name.is_file()]
+    if not folders:
+        raise CacheError(f"{names[0]} is a file, not a run folder.", nearest(names[0].name, _names(known)))
+    return list(dict.fromkeys(folders))
+
+
+def _find_run(name: Path, root: Path, known: list[Path]) -> Path:
+    for folder in (name, root / name):
+        if (folder / "run.json").is_file():
+            return folder.resolve() if folder.name in ("", "..") else folder
+    if inside := len(list(name.glob("*/run.json"))):
+        raise CacheError(f"{name} is a folder of {inside} runs, not a run.", repair=f"mmbal compare --runs {name}")
+    found = f"{name} is no run: it has no run.json." if name.is_dir() else f"There is no run {name}."
+    raise CacheError(found, nearest(name.name, _names(known)), f"mmbal compare --runs {root}")
+
+
+def _names(folders: list[Path]) -> list[str]:
+    return [folder.name for folder in folders]
+
+
+def _read_facts(path: Path, model: type[_F]) -> _F:
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise CacheError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise CacheError(f"{path} is damaged: {where}: {first['msg']}.") from error
+
+
+def read_records(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """Records of a JSONL file; a torn last line is dropped, with a note. Raises CacheError inside."""
+    lines = path.read_bytes().split(b"\n")
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("not an object")
+            records.append(record)
+        except ValueError as error:
+            if number < len(lines):
+                raise CacheError(f"{path}, line {number}, is damaged: {error}.") from error
+            return records, f"{path.name}: a torn last line was dropped" if line.strip() else ""
+    return records, ""
+
+
+def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
+    """Read one prediction file (safetensors; sample ids in its metadata)."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            ids = json.loads((file.metadata() or {})["ids"])
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        return as_predictions(arrays, ids, classes)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise CacheError(f"{path} cannot be read: {error}.", "Expected predictions written by mmbal train.") from error
+
+
+def as_predictions(arrays: Mapping[str, NDArray], ids: Sequence[str], classes: Sequence[str]) -> Predictions:
+    """Check and sort the arrays of a prediction file. Raises ValueError or KeyError when they do not fit."""
+    labels, shape = arrays["labels"].astype(np.int64), (len(ids), len(classes))
+    heads = {key.partition("/")[2]: array for key, array in arrays.items() if key.startswith("logits/")}
+    present = {m: arrays.get(f"present/{m}", np.ones(len(ids), bool)).astype(bool) for m in heads}
+    for name, array in (("probs", arrays["probs"]), *heads.items()):
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {list(array.shape)}, expected {list(shape)}")
+    if any(array.shape != shape[:1] for array in (labels, *present.values())):
+        raise ValueError(f"labels and masks must have {len(ids)} rows")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+        raise ValueError(f"labels must lie in 0..{len(classes) - 1}")
+    if len(set(ids)) < len(ids):
+        raise ValueError("sample ids repeat")
+    order = np.argsort(np.array(ids, dtype=object), kind="stable")
+    return Predictions(
+        np.array(ids, dtype=object)[order],
+        labels[order],
+        arrays["probs"][order],
+        {m: array[order] for m, array in heads.items()},
+        {m: array[order] for m, array in present.items()},
+    )

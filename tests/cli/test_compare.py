@@ -1,0 +1,146 @@
+"""`mmbal compare` and `mmbal eval` from the command line: formats, files, exit codes, bad input."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from mmbal_cli.cli.compare import compare
+from mmbal_cli.cli.eval import evaluate
+from mmbal_cli.errors import CacheError, MmbalError, UsageError
+from tests.kit.runs import write_run, write_study
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command("compare")(compare)
+app.command("eval")(evaluate)
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_study(tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.delenv("MMBAL_RUNS", raising=False)
+    return tmp_path / "runs"
+
+
+def call(*arguments: object, env: dict[str, str] | None = None):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=env)
+
+
+def test_all_runs_are_compared_by_default(runs: Path) -> None:
+    result = call("compare")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("demo · test, 120 samples, 3 classes\nmethod ")
+    assert [line.split()[0] for line in result.stdout.splitlines()[3:7]] == [
+        *("unimodal:audio", "unimodal:video", "unimodal-ensemble", "concat")
+    ]
+    assert call("compare", *sorted(runs.glob("*"))).stdout == result.stdout
+    assert call("compare", env={"MMBAL_RUNS": str(runs)}).stdout == result.stdout
+
+
+def test_a_terminal_width_is_kept_and_a_pipe_is_not_narrowed(runs: Path) -> None:
+    wide, narrow = call("compare").stdout, call("compare", env={"COLUMNS": "60"}).stdout
+    assert "mAP" in wide.splitlines()[1]
+    assert "Hidden at width 60: mAP, macro-F1" in " ".join(narrow.split())
+    assert max(map(len, narrow.splitlines())) <= 60
+
+
+def test_machine_formats_are_alone_on_stdout(runs: Path) -> None:
+    found = json.loads(call("compare", "--format", "json").stdout)
+    assert (found["schema"], len(found["blocks"][0]["rows"])) == (1, 7)
+    rows = list(csv.DictReader(io.StringIO(call("compare", "-f", "csv", "--metric", "accuracy").stdout)))
+    assert {row["metric"] for row in rows} == {"accuracy", "accuracy/audio", "accuracy/video", "best_epoch", "seconds"}
+    assert call("compare", "-f", "md").stdout.startswith("### demo")
+    assert "\\toprule" in call("compare", "-f", "latex").stdout
+
+
+def test_the_suffix_of_the_file_chooses_the_format(runs: Path) -> None:
+    for name, start in (("t.tex", "% needs"), ("t.md", "### "), ("t.json", "{"), ("t.csv", "dataset,"), ("t", "demo")):
+        result = call("compare", "-o", name)
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert f"wrote {name}" in result.stderr
+        assert Path(name).read_text().startswith(start)
+    call("compare", "-o", "t.md", "--format", "json")
+    assert json.loads(Path("t.md").read_text())["schema"] == 1
+
+
+def test_options(runs: Path) -> None:
+    text = call("compare", "--metric", "mAP,macro-F1", "--sort-by", "ece", "--precision", "1", "--split", "val").stdout
+    assert text.startswith("demo · val")
+    assert text.splitlines()[1].split() == ["method", "n", "mAP", "macro-F1", "ECE", "acc", "audio", "acc", "video"]
+    assert " ± 0." in text
+    assert "." not in call("compare", "--precision", "0").stdout.splitlines()[4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "code", "message"),
+    [
+        (["compare", "--metric", "acuracy"], UsageError, 2, "Unknown metric 'acuracy'. Did you mean 'accuracy'?"),
+        (["compare", "--sort-by", "f2"], UsageError, 2, "Unknown metric 'f2'."),
+        (["compare", "demo-concta-1"], CacheError, 3, "There is no run demo-concta-1. Did you mean 'demo-concat-"),
+        (["compare", "runs"], CacheError, 3, "runs is a folder of 7 runs, not a run."),
+        (["compare", "--runs", "nowhere"], CacheError, 3, "There is no run in nowhere."),
+        (["compare", "-o", "no/such/folder.md"], UsageError, 2, "no/such/folder.md cannot be written"),
+        (["eval", "demo-alr"], CacheError, 3, "There is no run demo-alr. Did you mean 'demo-arl-"),
+        (["eval", "runs", "--split", "train"], UsageError, 2, "Predictions on train are not saved."),
+    ],
+)
+def test_bad_input(runs: Path, arguments: list[str], error: type[MmbalError], code: int, message: str) -> None:
+    result = call(*arguments)
+    assert isinstance(result.exception, error)
+    assert result.exception.exit_code == code
+    assert message in str(result.exception)
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [["--format", "xml"], ["--precision", "9"], ["--split", "train"]])
+def test_unknown_choices_are_usage_errors(runs: Path, arguments: list[str]) -> None:
+    assert call("compare", *arguments).exit_code == 2
+
+
+def test_findings_give_exit_code_1_and_the_rest_is_shown(runs: Path) -> None:
+    broken = next(runs.glob("demo-arl-*"))
+    (broken / "seed-2" / "predictions-test.safetensors").write_bytes(b"torn")
+    result = call("compare", "-f", "json")
+    assert result.exit_code == 1
+    assert f"left out: {broken.name}" in " ".join(result.stderr.split())
+    assert len(json.loads(result.stdout)["blocks"][0]["rows"]) == 6
+
+
+def test_eval_scores_saved_predictions(runs: Path) -> None:
+    concat, arl = next(runs.glob("demo-concat-*")), next(runs.glob("demo-arl-*"))
+    result = call("eval", concat, arl.name)
+    assert result.exit_code == 0
+    assert result.stdout.count("saved predictions") == 2
+    found = json.loads(call("eval", concat, "--format", "json", "--split", "val").stdout)
+    (run,) = found["runs"]
+    assert [part["modality"] for part in run["parts"]] == [None, "audio", "video"]
+    assert set(run["parts"][0]["metrics"]) == {"accuracy", "macro_f1", "map", "nll", "ece"}
+    assert run["parts"][0]["metrics"]["nll"]["n"] == 5
+
+
+def test_eval_of_unfinished_runs(runs: Path) -> None:
+    empty = write_run(runs, "pmr", {}, seeds=())
+    alone = call("eval", empty)
+    assert isinstance(alone.exception, CacheError)
+    assert alone.stdout == ""
+    several = call("eval", next(runs.glob("demo-arl-*")), empty, "-f", "json")
+    assert several.exit_code == 1
+    assert json.loads(several.stdout)["unfinished"] == [empty.name]
+    assert "no seed has finished" in several.stderr
+
+
+def test_commands_load_nothing_heavy_before_they_run() -> None:
+    heavy = "{'numpy', 'torch', 'sklearn', 'scipy', 'h5py', 'pydantic'}"
+    code = f"import sys, mmbal_cli.cli.compare, mmbal_cli.cli.eval; print(*({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,63 @@
+"""Small feature sets in memory: random ones, and an easy one that every method must learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmbal_cli.data.features import FeatureSet, from_arrays
+from mmbal_cli.engine.feed import Feed
+from mmbal_cli.methods import method_class
+from mmbal_cli.methods.base import Method
+from mmbal_cli.recipe import TrainConfig
+
+SHAPES: dict[str, tuple[int, ...]] = {"audio": (7,), "video": (3, 5), "text": (6,)}
+CONFIG = TrainConfig(epochs=4, batch=16, width=8, lr=0.05, dtype="float64")
+
+
+def feature_set(
+    M: int = 2, n: int = 60, classes: int = 4, seed: int = 0, easy: float = 0.0, absent: float = 0.0
+) -> FeatureSet:
+    """n training, n/3 validation and n/3 test samples; `easy` adds class means, `absent` removes modalities."""
+    g = np.random.default_rng(seed)
+    total = n + 2 * (n // 3)
+    labels = np.arange(total) % classes
+    features, masks = {}, {}
+    for m in list(SHAPES)[:M]:
+        shape = SHAPES[m]
+        means = g.normal(size=(classes, shape[-1]))
+        x = g.normal(size=(total, *shape))
+        x += easy * (means[labels] if len(shape) == 1 else means[labels][:, None])
+        mask = np.ones((total, *shape[:-1]), bool)
+        gone = g.random(total) < absent
+        mask[gone] = False
+        features[m], masks[m] = x.astype("float32"), mask
+    splits = ["train"] * n + ["val"] * (n // 3) + ["test"] * (n // 3)
+    ids = [f"s{i}" for i in range(total)]
+    arrays = {"ids": ids, "splits": splits, "labels": labels, "features": features, "mask": masks}
+    return from_arrays("tiny", "f" * 64, tuple(f"c{i}" for i in range(classes)), arrays)
+
+
+def feed(features: FeatureSet, dtype: str = "float64") -> Feed:
+    """The set standardised, on the CPU."""
+    return Feed(features.standardised(features.stats()), torch.device("cpu"), getattr(torch, dtype))
+
+
+def build(
+    name: str, data: Feed, seeds: tuple[int, ...] = (1, 2, 3), config: TrainConfig = CONFIG, **knobs: object
+) -> Method:
+    """A method of the table on `data`, with its default fusion."""
+    cls = method_class(name)
+    fusion = str(knobs.pop("fusion", cls.card.fusions[0]))
+    return cls(data.shape, config, seeds, fusion, dict(knobs))
+
+
+def train(method: Method, data: Feed, epochs: int = 1) -> list[Tensor]:
+    """A bare loop, without the engine: the losses of every step."""
+    losses = []
+    for method.epoch in range(epochs):
+        method.opt.set_epoch(method.epoch, epochs)
+        method.train()
+        losses += [method.step(batch) for batch in data.epoch(method.rng, method.config.batch)]
+    return losses

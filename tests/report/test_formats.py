@@ -1,0 +1,228 @@
+"""Every format from one comparison: exact text at a fixed width, and each machine format parses back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from mmbal_cli.report import evaluate as evaluation
+from mmbal_cli.report import export, views
+from mmbal_cli.report.compare import Comparison, compare
+from mmbal_cli.report.runs import find_runs, read_run
+from mmbal_cli.report.tables import Entry, Sheet, literal, natural_width, number, terminal, widths
+from tests.kit.runs import write_predictions, write_run, write_study
+
+HOSTILE = "[red]x\x1b[31m_$&%#{}~^|\\<b>`*\n\u009b"
+
+
+def known(root: Path, label: str, wrong: dict[str, list[int]], **facts: object) -> None:
+    """A run of 100 samples and three seeds where exactly `wrong` samples are misjudged by each part."""
+    folder = write_run(root, label, {"audio": 1.0}, seeds=(1, 2, 3), samples=100, classes=("no", "yes"), **facts)  # type: ignore[arg-type]
+    labels = np.arange(100) % 2
+    for i, seed in enumerate((1, 2, 3)):
+        arrays: dict[str, np.ndarray] = {"labels": labels}
+        for part, counts in wrong.items():
+            said = np.where(np.arange(100) < counts[i], 1 - labels, labels)
+            logits = (np.eye(2)[said] * np.log(3.0)).astype(np.float32)  # probabilities 0.75 and 0.25
+            if part == "fused":
+                arrays |= {"logits": logits, "probs": np.where(np.eye(2)[said] > 0, 0.75, 0.25).astype(np.float32)}
+            else:
+                arrays |= {f"logits/{part}": logits, f"present/{part}": np.ones(100, np.uint8)}
+        write_predictions(folder / f"seed-{seed}", "test", arrays)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Comparison:
+    known(tmp_path, "unimodal:audio", {"fused": [20, 22, 24], "audio": [20, 22, 24]})
+    known(tmp_path, "unimodal:video", {"fused": [40, 40, 40], "video": [40, 40, 40]})
+    known(tmp_path, "concat", {"fused": [12, 12, 12], "audio": [20, 21, 22], "video": [60, 62, 64]})
+    known(tmp_path, "arl", {"fused": [11, 12, 16], "audio": [20, 22, 21], "video": [40, 42, 44]})
+    return compare([read_run(folder) for folder in find_runs([], tmp_path)], ["accuracy", "nll"])
+
+
+TABLE = """\
+demo · test, 100 samples, 2 classes
+method            n       accuracy             NLL     acc audio      acc video
+───────────────────────────────────────────────────────────────────────────────
+unimodal:audio †  3   78.00 ± 2.00   0.529 ± 0.022  78.00 ± 2.00       –
+unimodal:video    3   60.00 ± 0.00   0.727 ± 0.000      –          60.00 ± 0.00
+concat            3  *88.00 ± 0.00  *0.420 ± 0.000  79.00 ± 1.00  ↓38.00 ± 2.00
+───────────────────────────────────────────────────────────────────────────────
+arl               3  ≈87.00 ± 2.65  ≈0.431 ± 0.029  79.00 ± 1.00   58.00 ± 2.00
+
+· Mean ± sample standard deviation (divisor n − 1) over n seeds (1-3), in percent (NLL in nats).
+· acc M: accuracy of the logits of modality M inside the model, on the samples that have M.
+· † best unimodal model; * best; ≈ not distinguishable from the best; ↓ below, ↑ above the
+  modality's own unimodal model (95% intervals: paired bootstrap over seeds and samples, 2000 draws;
+  10 intervals, not corrected).
+· By accuracy, 1 of 1 balancing methods are better than unimodal:audio, 1 distinguishably.
+· By accuracy, 0 of 1 balancing methods are better than concat, 0 distinguishably.
+· Data 7692c3ad, split 7692c3ad; epoch selected by validation accuracy.
+· Hand-made descriptors (audio: logmel-stats, video: hog-motion), far below pretrained encoders;
+  published figures cannot be reproduced with them.
+"""
+
+
+def test_the_table_reads_exactly_so(small: Comparison) -> None:
+    assert export.plain(views.sheets(small)) == TABLE
+
+
+def rendered(sheet: Sheet, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None, _environ={})
+    console.print(terminal(sheet, width))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_narrow_terminal_loses_columns_in_the_stated_order(small: Comparison) -> None:
+    (sheet,) = views.sheets(small)
+    natural = natural_width(sheet)
+    assert natural == 79
+    assert "Hidden" not in rendered(sheet, natural)
+    order = ["NLL", "acc video", "acc audio"]
+    seen = []
+    for width in range(natural - 1, 30, -1):
+        text = rendered(sheet, width)
+        assert all(len(line) <= width for line in text.splitlines())
+        hidden = " ".join(text.split()).partition(f"Hidden at width {width}: ")[2].partition(" (a wider")[0]
+        seen.append(hidden.split(", "))
+    assert all(hidden == order[: len(hidden)] for hidden in seen)
+    assert (seen[0], seen[-1]) == (["NLL"], order)
+
+
+def test_numbers_stand_below_each_other() -> None:
+    column = [Entry("9.10", "0.50"), Entry("10.00", "12.25", "best"), Entry("–"), Entry("7.00", "1.00", "tied")]
+    sheet = Sheet("t", ["m", "value"], [[Entry("a"), entry] for entry in column])
+    lines = [line.rstrip() for line in rendered(sheet, 60).splitlines()[3:7]]
+    assert lines == ["a    9.10 ±  0.50", "a  *10.00 ± 12.25", "a       –", "a  ≈ 7.00 ±  1.00"]
+    assert widths(sheet) == [1, 14]
+
+
+def test_numbers_and_literals() -> None:
+    assert number(0.71525, percent=True, precision=1) == "71.5"
+    assert number(1.23456, percent=False, precision=2) == "1.235"
+    assert number(None, percent=True, precision=2) == "–"
+    assert literal("é漢 [b]\x1b[0m\t\x7f\u009b\u202e") == "é漢 [b]\\x1b[0m\\t\\x7f\\x9b\\u202e"
+
+
+def test_hostile_labels_are_shown_literally_in_every_format(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    write_run(tmp_path, HOSTILE, {"audio": 1.0}, failed={9: HOSTILE})
+    found = compare([read_run(folder) for folder in find_runs([], tmp_path)])
+    sheets = views.sheets(found)
+    stream = io.StringIO()
+    console = Console(width=200, file=stream, force_terminal=True, color_system="truecolor", _environ={})
+    console.print(terminal(sheets[0], 200))
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
+    assert literal(HOSTILE) in shown
+    assert "\x1b[31m_" not in stream.getvalue()
+    texts = [export.plain(sheets), export.markdown(sheets), export.latex(sheets)]
+    texts += [export.csv_text(views.lines(found)), export.json_text(views.document(found))]
+    for text in texts:
+        assert all(c.isprintable() or c == "\n" for c in text)
+    labels = [row["label"] for row in json.loads(texts[-1])["blocks"][0]["rows"]]
+    assert HOSTILE in labels
+    table = [line for line in texts[1].splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {6}
+
+
+def test_markdown(small: Comparison) -> None:
+    text = export.markdown(views.sheets(small))
+    assert text.startswith("### demo · test, 100 samples, 2 classes\n\n| method | n | accuracy | NLL |")
+    assert "| concat | 3 | **88.00 ± 0.00** | **0.420 ± 0.000** | 79.00 ± 1.00 | ↓ 38.00 ± 2.00 |" in text
+    assert "| arl | 3 | ≈ 87.00 ± 2.65 | ≈ 0.431 ± 0.029 | 79.00 ± 1.00 | 58.00 ± 2.00 |" in text
+    assert "bold: best; ≈ not distinguishable" in text
+
+
+def balanced(tex: str) -> None:
+    """Braces, environments, dollars and the number of cells of each line agree."""
+    bare = re.sub(r"\\\\|\\[{}$&%#_]", "", "\n".join(line.partition("% needs")[0] for line in tex.splitlines()))
+    depth = 0
+    for c in bare:
+        depth += {"{": 1, "}": -1}.get(c, 0)
+        assert depth >= 0
+    assert depth == 0
+    assert bare.count("$") % 2 == 0
+    assert re.findall(r"\\begin\{(\w+)\}", bare) == re.findall(r"\\end\{(\w+)\}", bare)[::-1] or "table" in bare
+    assert bare.count("\\begin{") == bare.count("\\end{")
+    assert not re.findall(r"[#%~^_]", bare.replace("$^\\dagger$", "").replace("$^\\ast$", ""))
+    for spec, body in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", tex, re.DOTALL):
+        rows = [line for line in body.splitlines() if line.endswith("\\\\")]
+        assert rows
+        assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {len(spec) - 1}
+    assert tex.isascii() or all(c.isalpha() for c in tex if not c.isascii())
+
+
+def test_latex(small: Comparison, tmp_path: Path) -> None:
+    tex = export.latex(views.sheets(small))
+    balanced(tex)
+    assert r"concat & 3 & \textbf{88.00} $\pm$ 0.00 &" in tex
+    assert r"arl & 3 & $\approx$ 87.00 $\pm$ 2.65 &" in tex
+    assert tex.count("\\midrule") == 2
+    write_run(tmp_path / "more", HOSTILE, {"audio": 1.0})
+    found = compare([read_run(folder) for folder in find_runs([], tmp_path / "more")])
+    balanced(export.latex(views.sheets(found)))
+
+
+def test_json(small: Comparison) -> None:
+    found = json.loads(export.json_text(views.document(small)))
+    assert (found["schema"], found["report"], found["split"]) == (1, "compare", "test")
+    (block,) = found["blocks"]
+    arl = block["rows"][-1]
+    cell = arl["metrics"]["accuracy"]
+    assert cell["values"] == {"1": 0.89, "2": 0.88, "3": 0.84}
+    assert cell["mean"] == pytest.approx(0.87)
+    assert cell["sd"] == pytest.approx(np.std([0.89, 0.88, 0.84], ddof=1))
+    assert (cell["n"], cell["mark"]) == (3, "tied")
+    assert cell["interval"][0] < 0 < cell["interval"][1]
+    assert arl["best_epoch"] == {"mean": 12.0, "sd": 1.0, "n": 3}
+    assert block["rows"][0]["metrics"]["accuracy/video"]["mean"] is None
+    assert export.json_text({"x": [float("nan"), float("inf")]}) == json.dumps({"x": [None, None]}, indent=2) + "\n"
+
+
+def test_csv(small: Comparison) -> None:
+    rows = list(csv.DictReader(io.StringIO(export.csv_text(views.lines(small)))))
+    assert len(rows) == 4 * (4 + 2)
+    (cell,) = [r for r in rows if r["label"] == "concat" and r["metric"] == "accuracy/video"]
+    assert float(cell["mean"]) == pytest.approx(0.38)
+    assert (cell["n"], cell["failed"], cell["mark"], cell["apart"]) == ("3", "0", "below", "")
+    assert float(cell["low"]) < float(cell["high"]) < 0
+    assert {r["metric"] for r in rows} >= {"best_epoch", "seconds"}
+
+
+def test_evaluation_of_each_seed_and_their_mean(tmp_path: Path) -> None:
+    known(tmp_path, "arl", {"fused": [10, 11, 15], "audio": [20, 22, 21]})
+    run = read_run(find_runs([], tmp_path)[0])
+    made = evaluation.evaluate(run, *run.collect("test"), split="test")
+    sheet = evaluation.sheet(made)
+    text = export.plain([sheet])
+    assert text.splitlines()[1].split() == ["part", "seed", "samples", "accuracy", "macro-F1", "mAP", "NLL", "ECE"]
+    assert "fused  1         100  90.00" in text
+    mean = next(line for line in text.splitlines() if "mean " in line).split()
+    assert mean[:4] == ["mean", "88.00", "±", "2.65"]
+    document = evaluation.document([made])
+    part = json.loads(export.json_text(document))["runs"][0]["parts"][1]
+    assert (part["modality"], part["seeds"]["2"]["samples"]) == ("audio", 100)
+    assert part["seeds"]["2"]["accuracy"] == pytest.approx(0.78)
+    rows = list(csv.DictReader(io.StringIO(export.csv_text(evaluation.lines([made])))))
+    assert len(rows) == 2 * 3 * 5
+    balanced(export.latex([sheet]))
+
+
+def test_modality_rows_count_only_samples_that_have_it(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "arl", {"audio": 1.0, "video": 1.0}, seeds=(1,))
+    arrays = read_run(folder).collect("test")[0][1]
+    mask = np.arange(120) < 30
+    raw = {"labels": arrays.labels, "probs": arrays.probs, "logits/video": arrays.logits["video"]}
+    write_predictions(folder / "seed-1", "test", raw | {"present/video": mask.astype(np.uint8)})
+    run = read_run(folder)
+    made = evaluation.evaluate(run, *run.collect("test"), split="test")
+    assert [part.samples[1] for part in made.parts] == [120, 30]
+    right = arrays.logits["video"][:30].argmax(axis=1) == arrays.labels[:30]
+    assert made.parts[1].values[1]["accuracy"] == pytest.approx(right.mean())
