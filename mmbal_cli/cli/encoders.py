@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from mmbal_cli.cli.console import emit_json, note, out
+from mmbal_cli.cli.console import emit_json, note
+from mmbal_cli.cli.listing import show_rows
 from mmbal_cli.cli.methods import Format
 
 app = typer.Typer(help="Frozen encoders: shipped ones and pretrained families.", no_args_is_help=True)
@@ -31,10 +30,9 @@ def list_(format: Annotated[Format, typer.Option("--format", "-f", help="table o
             for e in entries
         ]
         return emit_json({"schema": 1, "defaults": DEFAULTS, "encoders": rows})
-    table = Table("encoder", "kinds", "width", "download", "what it is", box=None, header_style="bold", pad_edge=False)
-    for e in entries:
-        width = str(e.width) if e.width else "-"
-        table.add_row(*map(Text, (e.name, ", ".join(e.kinds), width, "yes" if e.download else "no", e.about)))
-    out().print(table)
+    show_rows(
+        ("encoder", "kinds", "width", "download", "what it is"),
+        [(e.name, ", ".join(e.kinds), e.width, "yes" if e.download else "no", e.about) for e in entries],
+    )
     note("Names with a slash are examples: any model of these families, as owner/model@revision or ./folder.")
     note("Choose one with: mmbal prepare NAME --encoder audio=facebook/wav2vec2-base-960h@main")

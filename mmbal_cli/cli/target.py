@@ -9,15 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmbal_cli.cli.console import stage
+from mmbal_cli.data.datasets import get_generator
+from mmbal_cli.data.manifest import Manifest, read_manifest
+from mmbal_cli.encode import SHIPPED, get_encoder
+from mmbal_cli.encode.base import Encoder
 from mmbal_cli.errors import CacheError, DeviceError, RecipeError, UsageError, nearest
 from mmbal_cli.recipe import DatasetRecipe, Source, canonical, dataset_recipe, find_recipe, parse_sets, recipe_names
-
-if TYPE_CHECKING:
-    from mmbal_cli.data.manifest import Manifest
-    from mmbal_cli.encode.base import Encoder
+from mmbal_cli.store.sets import list_sets, read_set
 
 TABLES = (".csv", ".tsv", ".jsonl")
 RECIPES = (".yaml", ".yml")
@@ -56,7 +57,9 @@ class Request:
     def updated(self, given: Request) -> Request:
         """This request with every option that `given` sets to something else than the default."""
         plain = Request(given.target)
-        changed = {f.name: getattr(given, f.name) for f in fields(self) if getattr(given, f.name) != getattr(plain, f.name)}
+        changed = {
+            f.name: getattr(given, f.name) for f in fields(self) if getattr(given, f.name) != getattr(plain, f.name)
+        }
         changed.pop("target", None)
         return replace(self, **changed)
 
@@ -77,8 +80,6 @@ def resolve(request: Request, cache: Path) -> tuple[Request, DatasetRecipe]:
     shipped = find_recipe("datasets", request.target)
     if shipped is not None:
         return replace(request, target=canonical(request.target)), dataset_recipe(shipped)
-    from mmbal_cli.store.sets import list_sets, read_set
-
     prepared = list_sets(cache)
     if request.target not in prepared:
         raise UsageError(
@@ -105,6 +106,12 @@ def table_of(request: Request, recipe: DatasetRecipe) -> Path:
     return Path(request.data_root or Path(shipped or request.target).parent) / recipe.source.manifest
 
 
+def root_of(request: Request, recipe: DatasetRecipe) -> Path | None:
+    """Folder of the media files where it is said; else it is that of the table."""
+    root = request.root or recipe.source.root
+    return table_of(request, recipe).parent / root if root else None
+
+
 def generated_root(request: Request, recipe: DatasetRecipe) -> Path:
     """Folder of a generated data set."""
     return Path(request.data_root or Path("data", recipe.name).absolute())
@@ -114,9 +121,9 @@ def generate(request: Request, recipe: DatasetRecipe, workers: int) -> None:
     """Make the files of a generated data set, those that are not there yet."""
     if not recipe.source.generator:
         return
-    from mmbal_cli.data.datasets import get_generator
-
-    options = {name: _whole(name, value) for name, value in parse_sets(_for_source(request), ("source",))["source"].items()}
+    options = {
+        name: _whole(name, value) for name, value in parse_sets(_for_source(request), ("source",))["source"].items()
+    }
     done = 0
     with ExitStack() as stack:
         advance: Callable[..., None] | None = None
@@ -148,13 +155,9 @@ def _whole(name: str, value: str) -> int:
 
 def read_table(request: Request, recipe: DatasetRecipe) -> Manifest:
     """The checked manifest of a request."""
-    from mmbal_cli.data.manifest import read_manifest
-
-    root = request.root or recipe.source.root
-    base = Path(request.data_root or Path(request.target).parent)
     return read_manifest(
         table_of(request, recipe),
-        base / root if root else None,
+        root_of(request, recipe),
         request.classes or recipe.classes,
         request.name or recipe.name,
         missing_ok=request.skip_bad,
@@ -165,8 +168,6 @@ def choose_encoders(
     kinds: Mapping[str, str], request: Request, recipe: DatasetRecipe, device: str = "auto"
 ) -> dict[str, Encoder]:
     """One encoder a modality: --encoder, else the recipe's, else the shipped one of that kind."""
-    from mmbal_cli.encode import SHIPPED, get_encoder
-
     for modality, entry in recipe.modalities.items():
         if kinds.get(modality) != entry.kind:
             raise RecipeError(

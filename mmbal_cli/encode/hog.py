@@ -19,7 +19,9 @@ from mmbal_cli.encode.base import Encoder, Params
 from mmbal_cli.errors import EncoderError, RecipeError
 
 BINS, CELLS = 9, 8
+TURN = 2 * BINS + 2  # bins of a full turn, with one more at the end for a share that is carried
 MOTION_GAIN = 10.0  # brings the motion maps to the scale of the histograms
+MAX_PIXELS = 1 << 24  # of a clip: bounds the memory of a child to about 0.5 GiB
 STEP = 24  # px: the grids of 8, 6 and 4 cells all divide it
 
 
@@ -30,21 +32,24 @@ class HogMotion(Encoder):
     """
 
     name = "hog-motion"
-
-    def __init__(self, kind: str, **params: Any) -> None:
-        super().__init__(kind, **params)
-        if self.params["size"] % STEP:
-            raise RecipeError(f"{self.name}.size is {self.params['size']}.", f"Expected a multiple of {STEP}.")
-        if self.params["segments"] > self.params.get("frames", 1):
-            raise RecipeError(
-                f"{self.name}.segments is {self.params['segments']}.", "Expected at most one for each frame."
-            )
-
     params_allowed: ClassVar[Params] = {
         "frames": (8, 1, 1000),
         "size": (96, 24, 960),
         "segments": (1, 1, 1000),
     }
+
+    def __init__(self, kind: str, **params: Any) -> None:
+        super().__init__(kind, **params)
+        size, segments = self.params["size"], self.params["segments"]
+        frames = self.params["frames"] if kind == "video" else 1
+        if size % STEP:
+            raise RecipeError(f"{self.name}.size is {size}.", f"Expected a multiple of {STEP}.")
+        if frames * size * size > MAX_PIXELS:
+            raise RecipeError(
+                f"{self.name}: {frames} frames of {size} px a side are too many.", "Take fewer or smaller."
+            )
+        if segments > frames:
+            raise RecipeError(f"{self.name}.segments is {segments}.", f"Expected at most {frames}, one for each frame.")
 
     def decode(self) -> dict[str, Any]:
         """Arguments of the video or image decoder."""
@@ -86,19 +91,23 @@ def _histograms(gx: np.ndarray, gy: np.ndarray) -> np.ndarray:
     """Normalised direction histograms float32 [T,576] of gradients [T,H,W]."""
     count, size = len(gx), gx.shape[1]
     strength = np.sqrt(gx * gx + gy * gy)
-    place = np.arctan2(gy, gx) * np.float32(BINS / np.pi) + np.float32(BINS)  # opposite directions fall together
-    lower = place.astype(np.int32)
-    share = (place - lower) * strength
-    cells = _cell_numbers(count, size)
-    length = count * CELLS * CELLS * BINS
-    table = np.bincount((cells + lower % BINS).ravel(), (strength - share).ravel(), length)
-    table += np.bincount((cells + (lower + 1) % BINS).ravel(), share.ravel(), length)
-    table = table.reshape(count, CELLS, CELLS, BINS) * (CELLS / size) ** 2
+    place = np.arctan2(gy, gx) * np.float32(BINS / np.pi) + np.float32(BINS)  # 0 to 18: a full turn
+    lower = place.astype(np.int64)
+    upper_share = (place - lower) * strength
+    lower += _first_bins(count, size)
+    length = count * CELLS * CELLS * TURN
+    turns = np.bincount(lower.ravel(), (strength - upper_share).ravel(), length)
+    lower += 1
+    turns += np.bincount(lower.ravel(), upper_share.ravel(), length)
+    turns = turns.reshape(count, CELLS, CELLS, TURN)
+    table = turns[..., :BINS] + turns[..., BINS : 2 * BINS]  # opposite directions fall together
+    table[..., : TURN - 2 * BINS] += turns[..., 2 * BINS :]
+    table *= (CELLS / size) ** 2
     energy = np.zeros((count, CELLS + 2, CELLS + 2))
     energy[:, 1:-1, 1:-1] = (table**2).sum(-1)
     around = sum(energy[:, i : i + CELLS, j : j + CELLS] for i in range(3) for j in range(3)) / 9
-    table /= np.sqrt(energy[:, 1:-1, 1:-1] + around + 1e-4)[..., None]
-    return table.reshape(count, -1).astype(np.float32)
+    norm = np.sqrt(energy[:, 1:-1, 1:-1] + around + 1e-4)[..., None]
+    return (table / norm).reshape(count, -1).astype(np.float32)
 
 
 def _colours(colour: np.ndarray) -> np.ndarray:
@@ -126,11 +135,11 @@ def _pooling(cells: int, size: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _cell_numbers(count: int, size: int) -> np.ndarray:
-    """First bin of the cell of each pixel, int32 [T,H,W]."""
-    cell = np.arange(size, dtype=np.int32) // (size // CELLS)
-    grid = (cell[:, None] * CELLS + cell) * BINS
-    return grid + np.arange(count, dtype=np.int32)[:, None, None] * (CELLS * CELLS * BINS)
+def _first_bins(count: int, size: int) -> np.ndarray:
+    """Number of the first bin of each pixel's cell, int64 [T,H,W]."""
+    cell = np.arange(size) // (size // CELLS)
+    grid = (cell[:, None] * CELLS + cell) * TURN
+    return grid + np.arange(count)[:, None, None] * (CELLS * CELLS * TURN)
 
 
 ENCODER = HogMotion

@@ -97,8 +97,8 @@ def _window_and_filters(rate: int) -> tuple[np.ndarray, np.ndarray]:
     size = 2 * round(0.016 * rate)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
     hertz = np.linspace(0, rate / 2, size // 2 + 1)[:, None]
-    mel = 2595 * np.log10(1 + np.array([LOW, min(HIGH, 0.475 * rate)]) / 700)
-    points = 700 * (10 ** (np.linspace(*mel, BANDS + 2) / 2595) - 1)
+    low_mel, high_mel = (2595 * np.log10(1 + edge / 700) for edge in (LOW, min(HIGH, 0.475 * rate)))
+    points = 700 * (10 ** (np.linspace(low_mel, high_mel, BANDS + 2) / 2595) - 1)
     low, centre, high = points[:-2], points[1:-1], points[2:]
     filters = np.minimum((hertz - low) / (centre - low), (high - hertz) / (high - centre)).clip(0)
     return window.astype(np.float32), filters.astype(np.float32)

@@ -8,6 +8,7 @@ tests, teaching and controlled comparisons; published numbers cannot be reproduc
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 import zlib
@@ -37,7 +38,7 @@ class NgramHash(Encoder):
         if segments == 1:
             return hashed(words)
         bounds = [len(words) * part // segments for part in range(segments + 1)]
-        return np.stack([hashed(words[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)])
+        return np.stack([hashed(words[a:b]) for a, b in itertools.pairwise(bounds)])
 
 
 def hashed(words: list[str]) -> np.ndarray:

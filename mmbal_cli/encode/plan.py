@@ -8,12 +8,13 @@ h5py, so that a second call answers at once.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbal_cli.data.manifest import Manifest, Sample, file_of, summary_error
+from mmbal_cli.data.manifest import SPLITS, Manifest, Sample, file_of, summary_error
 from mmbal_cli.data.sources import check_duplicates, digest_sources, keep_twins_in_train, read_ledger, write_ledger
 from mmbal_cli.encode import SHIPPED
 from mmbal_cli.encode.base import Encoder
@@ -129,11 +130,17 @@ def _shared_spec(manifest: Manifest, chunk: int, dtype: str) -> dict[str, Any]:
     return {
         "store": STORE_VERSION,
         "samples": digest_of([[s.id, s.split, s.label, s.group] for s in manifest.samples]),
-        "rows": len(manifest.samples),
+        "counts": _counts(manifest),
         "classes": list(manifest.classes),
         "chunk": chunk,
         "dtype": dtype,
     }
+
+
+def _counts(manifest: Manifest) -> dict[str, dict[str, int]]:
+    """Samples of each class in each split: follows from `samples`, and is what a reader wants to know."""
+    found = Counter((sample.split, sample.label) for sample in manifest.samples)
+    return {split: {name: found[split, label] for label, name in enumerate(manifest.classes)} for split in SPLITS}
 
 
 def _modality_plan(
@@ -205,7 +212,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     lines = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
-        if before == after:
+        if before == after or key == "counts":  # counts follow from the samples
             continue
         if isinstance(before, dict) and isinstance(after, dict):
             lines += differences(before, after, f"{prefix}{key}.")

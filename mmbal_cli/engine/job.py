@@ -74,12 +74,13 @@ def run_job(
             for row in rows:
                 lines.write(json.dumps({k: _plain(v) for k, v in row.items()}) + "\n")
             lines.flush()
-            if should_stop() or time.monotonic() - last > CHECKPOINT_EVERY_S:
+            if time.monotonic() - last > CHECKPOINT_EVERY_S:
                 save_checkpoint(work, fit.finished, *fit.state())
                 last = time.monotonic()
             best = [score for score in fit.best_score.get("fused", torch.zeros(0)).tolist() if math.isfinite(score)]
             yield {"event": "epoch", "epoch": fit.finished, "epochs": epochs, "val": best}
     if stopped and fit.finished < epochs:
+        save_checkpoint(work, fit.finished, *fit.state())
         yield {"event": "stopped", "epoch": fit.finished, "epochs": epochs}
         return
     fit.use_best()

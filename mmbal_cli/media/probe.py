@@ -68,7 +68,10 @@ def opened(path: Path) -> Iterator[tuple[Any, Header]]:
     try:
         # absolute: a relative name with a colon would be taken for a protocol
         with av.open(str(path.absolute()), options=options) as container:
-            yield container, _header(container)
+            header = _header(container)
+            _last.clear()
+            _last[_identity(path)] = header
+            yield container, header
     except (av.error.FFmpegError, ValueError, OSError, UnicodeError) as error:
         if isinstance(error, MediaError):
             raise
@@ -78,10 +81,23 @@ def opened(path: Path) -> Iterator[tuple[Any, Header]]:
 
 def probe(path: Path) -> Header:
     """Header of a video or sound file; MediaError when it cannot be read or its picture is too large."""
-    with opened(path) as (_, header):
-        if max(header.width, header.height) > MAX_SIDE:
-            raise problem(path, f"the picture is {header.width}x{header.height}, at most {MAX_SIDE} a side is read")
-        return header
+    check_file(path)
+    header = _last.get(_identity(path))
+    if header is None:
+        with opened(path) as (_, header):
+            pass
+    if max(header.width, header.height) > MAX_SIDE:
+        raise problem(path, f"the picture is {header.width}x{header.height}, at most {MAX_SIDE} a side is read")
+    return header
+
+
+# of the file opened last: the sound and the pictures of a clip are read one after the other
+_last: dict[tuple[str, int, int, int], Header] = {}
+
+
+def _identity(path: Path) -> tuple[str, int, int, int]:
+    found = path.stat()
+    return str(path), found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _header(container: Any) -> Header:
@@ -110,6 +126,6 @@ def _header(container: Any) -> Header:
 
 def _seconds(stream: Any, container: Any) -> float:
     """Length the header states: of the stream, else of the container, else 0."""
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
+    if stream.duration and (base := stream.time_base):
+        return float(stream.duration) * base.numerator / base.denominator
     return max(0.0, (container.duration or 0) / 1e6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from mmbal_cli.media.image import height_width
 from mmbal_cli.media.probe import Header, probe, problem
 
 SAMPLING = ("uniform", "ends")
+PLACE = re.compile(r"^\[[\d:]+\] \S+: ")  # time of day and source line: reasons must not differ from run to run
 TAIL_FRAMES = 16  # at a damaged end: as many frames as a codec may hold back for reordering
 
 
@@ -83,8 +85,8 @@ def _pictures(reader: Any, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _undecodable(header: Header, error: Exception) -> str:
-    text = str(error).strip().splitlines()
+    text = PLACE.sub("", (str(error).strip().splitlines() or [""])[0]) or type(error).__name__
     hint = ""
     if header.codec == "av1":
         hint = "; the codec may be unsupported by this decord, the package decord2 in its place reads AV1"
-    return f"the video ({header.codec}) cannot be decoded ({text[0] if text else type(error).__name__}){hint}"
+    return f"the video ({header.codec}) cannot be decoded ({text}){hint}"

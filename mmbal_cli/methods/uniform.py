@@ -16,7 +16,7 @@ from mmbal_cli.ops.losses import ce
 class Uniform(Method):
     """Every modality is asked for the label as well."""
 
-    card = Card("uniform", "loss", changes="loss", reduces_to="concat at gamma=0", min_modalities=2)
+    card = Card("uniform", "loss", changes="loss", reduces_to="concat at gamma=0", min_modalities=2, reference=True)
     gamma = knob(1.0, "weight of the unimodal losses", source="ours: equal weights", low=0, high=100)
 
     def loss(self, out: Out, batch: Batch) -> Tensor:

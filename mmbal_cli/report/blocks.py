@@ -94,7 +94,7 @@ class Row:
         return self.cells[key].summary.mean if key in self.cells else None
 
     def effort(self, name: str) -> Summary:
-        """Summary of `best_epoch` or `seconds` over the finished seeds."""
+        """Summary of `selected` (epoch) or `seconds` over the finished seeds."""
         facts = [result.facts for result in self.run.seeds if result.facts.seed in self.seeds]
         known = {fact.seed: getattr(fact, name) for fact in facts}
         return summary({seed: value for seed, value in known.items() if value is not None})

@@ -14,7 +14,6 @@ from rich.console import Console
 
 from mmbal_cli.report.tables import MARKS, Entry, Sheet, literal, natural_width, terminal
 
-FORMATS = ("table", "md", "csv", "json", "latex")
 SUFFIXES = {".txt": "table", ".md": "md", ".csv": "csv", ".json": "json", ".tex": "latex"}
 _TEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},

@@ -21,7 +21,6 @@ from mmbal_cli.errors import CacheError, nearest
 from mmbal_cli.report.metrics import softmax
 
 SCHEMA = 1
-SPLITS_SAVED = ("val", "test")
 _F = TypeVar("_F", bound=BaseModel)
 
 
@@ -63,9 +62,16 @@ class SeedFacts(_Facts):
     seed: int
     status: str
     reason: str | None = ""
-    best_epoch: int | None = None
+    best_epoch: int | dict[str, int] | None = None  # of each separately selected part: {"fused": 7}
     epochs: int | None = None
     seconds: float | None = None
+
+    @property
+    def selected(self) -> float | None:
+        """The selected epoch, the mean of the parts where each has its own."""
+        if isinstance(self.best_epoch, dict):
+            return sum(self.best_epoch.values()) / len(self.best_epoch) if self.best_epoch else None
+        return self.best_epoch
 
 
 @dataclass(frozen=True)

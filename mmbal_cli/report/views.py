@@ -77,7 +77,7 @@ def _row_document(row: Row) -> dict[str, Any]:
         "failed": {str(seed): reason for seed, reason in row.failed.items()},
         "in_progress": row.run.running,
         "best_unimodal": row.best_unimodal,
-        "best_epoch": asdict(row.effort("best_epoch")),
+        "best_epoch": asdict(row.effort("selected")),
         "seconds": asdict(row.effort("seconds")),
         "metrics": {
             key: asdict(cell.summary)

@@ -237,8 +237,10 @@ def _host() -> str:
 
 def sweep_parts(folder: Path) -> int:
     """Remove private files below `folder` whose writer is dead or that are older than 24 h; how many."""
-    removed = 0
-    for part in folder.rglob(".*.part"):
+    removed, parts = 0, []
+    with contextlib.suppress(OSError):  # another process may remove a folder under our feet
+        parts = list(folder.rglob(".*.part"))
+    for part in parts:
         with contextlib.suppress(OSError):
             if _is_stale(part):
                 part.unlink()

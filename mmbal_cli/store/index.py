@@ -201,7 +201,7 @@ def discard_damaged(folder: Path) -> list[Path]:
 
 def seal(record: BaseModel) -> bytes:
     """A record as canonical JSON with its own digest."""
-    content = record.model_dump(mode="json", by_alias=True)
+    content = json.loads(canonical_json(record.model_dump(mode="json", by_alias=True)))  # as it will be read
     return canonical_json({**content, "digest": digest_of(content)})
 
 

@@ -15,7 +15,10 @@ from typer.testing import CliRunner
 
 from mmbal_cli.cli.compare import compare
 from mmbal_cli.cli.eval import evaluate
+from mmbal_cli.cli.train import train
 from mmbal_cli.errors import CacheError, MmbalError, UsageError
+from tests.kit.features import feature_set
+from tests.kit.prepared import write_prepared
 from tests.kit.runs import write_run, write_study
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -137,6 +140,25 @@ def test_eval_of_unfinished_runs(runs: Path) -> None:
     assert several.exit_code == 1
     assert json.loads(several.stdout)["unfinished"] == [empty.name]
     assert "no seed has finished" in several.stderr
+
+
+def test_fresh_predictions_of_a_trained_run_equal_the_saved_ones(tmp_path: Path) -> None:
+    cache, runs = tmp_path / "cache", tmp_path / "runs"
+    write_prepared(cache, feature_set(absent=0.2))
+    train(["concat"], seeds="2", set_=["train.epochs=2", "train.width=8"], jobs=1, cache=cache, runs=runs)
+    (name,) = (folder.name for folder in runs.glob("tiny-concat-*"))
+    common = ("eval", name, "--runs", runs, "--cache", cache, "-f", "json")
+    saved, fresh, elsewhere = (
+        json.loads(call(*common, *extra).stdout)["runs"][0]
+        for extra in ((), ("--fresh",), ("--dataset", "tiny", "--split", "train"))
+    )
+    assert (saved["source"], fresh["source"], elsewhere["split"]) == ("saved", "fresh", "train")
+    for one, other in zip(saved["parts"], fresh["parts"], strict=True):
+        assert one["seeds"].keys() == other["seeds"].keys() == {"1", "2"}
+        for seed, values in one["seeds"].items():
+            assert other["seeds"][seed] == pytest.approx(values, abs=1e-5)
+    samples = [part["seeds"]["1"]["samples"] for part in saved["parts"]]
+    assert samples[0] == 20 > samples[1]
 
 
 def test_commands_load_nothing_heavy_before_they_run() -> None:

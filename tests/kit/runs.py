@@ -102,7 +102,9 @@ def write_run(
         place = folder / f"seed-{seed}"
         place.mkdir()
         done = {"seed": seed, "status": "failed" if reason else "done", "reason": reason or ""}
-        (place / "done.json").write_text(json.dumps(done | {"best_epoch": 10 + seed, "seconds": 1.5, "epochs": 30}))
+        (place / "done.json").write_text(
+            json.dumps(done | {"best_epoch": {"fused": 10 + seed}, "seconds": 1.5, "epochs": 30})
+        )
         records = [{"epoch": epoch, "val/accuracy": 0.5, "train/loss": 1.0 / (epoch + 1)} for epoch in range(3)]
         (place / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
         if not reason:

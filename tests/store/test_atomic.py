@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_every_system_call_may_fail(tmp_path, kind, error):
     for at in range(1, 99):
         folder, old = start(tmp_path / str(at), kind)
         injected = Injected(at, fail(error))
-        if not _publishes(folder, injected, error):
+        if injected_fails(folder, injected, error):
             assert holds(folder) in ({old, NEW} if injected.log.count("replace") else {old})
             assert leftovers(tmp_path) == []
             publish(folder, "x.json", NEW)  # the rerun completes
@@ -97,17 +98,19 @@ def test_every_system_call_may_fail(tmp_path, kind, error):
     assert at > len(ORDER)
 
 
-def _publishes(folder: Path, injected: Injected, error: int) -> bool:
+def injected_fails(folder: Path, injected: Injected, error: int) -> bool:
+    """Publish; whether it failed, in the words it should."""
+    caught = None
     try:
         publish(folder, "x.json", NEW, system=injected.system)
-    except CacheError as caught:
-        assert injected.reached
-        assert str(folder / "x.json") in caught.found
-        assert f"{len(NEW):,} bytes" in caught.found
-        assert os.strerror(error) in caught.found
+    except CacheError as raised:
+        caught = raised
+    assert (caught is not None) == injected.reached
+    if caught is not None:
+        words = (str(folder / "x.json"), f"{len(NEW):,} bytes", os.strerror(error))
+        assert all(word in caught.found for word in words)
         assert caught.exit_code == 3
-        return False
-    return True
+    return caught is not None
 
 
 @pytest.mark.parametrize("at", range(1, len(ORDER) + 1))
@@ -125,7 +128,10 @@ def test_short_writes_are_continued(tmp_path):
 
 
 def test_a_disk_that_accepts_nothing_is_no_endless_loop(tmp_path):
-    nothing = Injected(2, lambda name, real, args: 0 if name == "write" else real(*args), forever=True)
+    def accept_nothing(name, real, args):
+        return 0 if name == "write" else real(*args)
+
+    nothing = Injected(2, accept_nothing, forever=True)
     with pytest.raises(CacheError, match="accepted no more"):
         publish(tmp_path, "x.json", NEW, system=nothing.system)
 
@@ -145,7 +151,7 @@ def test_ctrl_c_removes_the_private_file(tmp_path, at):
 def test_death_at_every_system_call_leaves_old_or_new(tmp_path, kind, death):
     for at in range(1, 99):
         folder, old = start(tmp_path / str(at), kind)
-        code = in_child(lambda f=folder, n=at: publish(f, "x.json", NEW, system=Injected(n, death).system))
+        code = in_child(partial(publish, folder, "x.json", NEW, system=Injected(at, death).system))
         if code == 0:
             break
         assert code == 9
@@ -170,9 +176,9 @@ def test_power_loss_at_every_moment(tmp_path, files):
     assert all(state["x.json"] == NEW for state in disk.after_power_loss())
 
 
-def test_the_simulated_disk_notices_a_missing_sync(tmp_path):
+def test_the_simulated_disk_notices_a_missing_sync(tmp_path, monkeypatch):
     lazy = LossyDisk({"x.json": OLD})
-    lazy._fsync = lambda fd: None
+    monkeypatch.setattr(lazy, "_fsync", lambda fd: None)
     publish(tmp_path, "x.json", NEW, system=lazy.system)
     assert any(state["x.json"] == b"" for states in lazy.worst for state in states)
 
@@ -269,12 +275,9 @@ def test_four_processes_publish_the_same_files(tmp_path):
 
 
 def test_leftovers_of_the_dead_and_of_yesterday_are_swept(tmp_path):
-    def die_writing(name, real, args):
-        os._exit(9)
-
     (tmp_path / "bad").mkdir()
     for folder in (tmp_path, tmp_path / "bad"):
-        in_child(lambda f=folder: publish(f, "x", NEW, system=Injected(3, die_writing).system))
+        assert in_child(partial(publish, folder, "x", NEW, system=Injected(3, die).system)) == 9
     old, young, own = (tmp_path / f".x.{n}.part" for n in ("1.aaaa", "2.bbbb", "3.cccc"))
     for path in (old, young, own):
         path.touch()
@@ -322,7 +325,7 @@ def test_waiting_is_bounded_and_names_the_holder(tmp_path, holder):
     with best_effort_lock(tmp_path, wait=0.3, notify=said.append) as held:
         assert not held
         publish(tmp_path, "x", b"works all the same")
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 5
     assert len(said) == 2
     assert all(f"process {holder.pid} on" in line for line in said)
 

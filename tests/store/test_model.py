@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -28,13 +29,14 @@ from mmbal_cli.store.index import (
 from mmbal_cli.store.shard import is_intact, read_shard, shard_image, shard_name
 from tests.kit.faults import ERRORS, Injected, fail, flipped, overwrite
 
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # order is tested here, not durability
 NUMBERS = st.integers(0, 3)
 CALLS = st.integers(1, 7)
 
 
 def content(number: int) -> bytes:
     """The one right image of a chunk."""
-    arrays = {
+    arrays: dict[str, Any] = {
         "features": np.full((2, 3), number, np.float16),
         "mask": np.ones(2, bool),
         "labels": np.arange(2),
@@ -57,7 +59,7 @@ class Store(RuleBasedStateMachine):
 
     @initialize(finished=st.booleans())
     def begin(self, finished: bool) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="mmbal-")) / "video--fixed--00"
+        self.folder = Path(tempfile.mkdtemp(prefix="mmbal-", dir=MEMORY)) / "video--fixed--00"
         self.good: set[int] = set()
         self.harmed: set[int] = set()
         self.index: Index | None = None

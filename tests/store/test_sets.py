@@ -127,7 +127,7 @@ def replace_chunk(tmp_path: Path, prepared: PreparedSet, arrays: dict) -> None:
 def test_modalities_must_hold_the_same_samples(tmp_path, column):
     prepared = make_cache(tmp_path)
     arrays = chunk("audio", 2)
-    arrays[column] = arrays[column][1:] + ["x"] if isinstance(arrays[column], list) else arrays[column] + 1
+    arrays[column] = [*arrays[column][1:], "x"] if isinstance(arrays[column], list) else arrays[column] + 1
     replace_chunk(tmp_path, prepared, arrays)
     with pytest.raises(CacheError, match=f"other {column}"):
         read_arrays(tmp_path, prepared)

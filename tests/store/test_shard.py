@@ -22,7 +22,7 @@ from tests.kit.faults import flipped, overwrite
 from tests.store.small import chunk
 
 FLOATS = st.sampled_from([np.float16, np.float32, np.float64])
-WORDS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 
 
 @st.composite
@@ -55,9 +55,9 @@ def test_what_goes_in_comes_out(tmp_path_factory, arrays, attrs):
         if name in TEXT:
             assert back[name] == values
         else:
-            assert back[name].dtype == values.dtype
-            assert back[name].shape == values.shape
-            assert back[name].tobytes() == values.tobytes()  # NaN and -0.0 included
+            same = np.asarray(back[name])
+            assert (same.dtype, same.shape) == (values.dtype, values.shape)
+            assert same.tobytes() == values.tobytes()  # NaN and -0.0 included
     assert shard_image(dict(reversed(arrays.items())), attrs) == path.read_bytes()
 
 
