@@ -69,12 +69,9 @@ def ls(cache: Cache = CACHE, format: Formats = Format.table) -> None:
     for entry in entries(cache):
         index = read_index(entry.folder)
         state = ("used" if entry.used else "unused") if index else "incomplete"
-        about = (
-            {"encoder": index.encoder, "shape": [index.rows, *index.shape]} if index else {"encoder": None, "shape": []}
-        )
-        rows.append(
-            {"data": entry.dataset, "folder": entry.folder.name, "state": state, **about, "bytes": entry.size()}
-        )
+        row = {"data": entry.dataset, "folder": entry.folder.name, "state": state, "bytes": entry.size()}
+        shape = [index.rows, *index.shape] if index else []
+        rows.append(row | {"encoder": index.encoder if index else None, "shape": shape})
     if format is Format.json:
         return emit_json({"schema": 1, "cache": str(cache), "folders": rows})
     cells = [

@@ -18,10 +18,7 @@ def show_rows(headers: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     table = Table(*headers, box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*(Text("-" if cell is None else str(cell), overflow="fold") for cell in row))
-    console = out()
-    if not console.is_terminal:
-        console.width = PIPE_WIDTH
-    console.print(table)
+    _print(table)
 
 
 def show_facts(facts: Iterable[tuple[str, Any]]) -> None:
@@ -29,6 +26,10 @@ def show_facts(facts: Iterable[tuple[str, Any]]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for key, value in facts:
         table.add_row(Text(key, style="bold"), Text(str(value), overflow="fold"))
+    _print(table)
+
+
+def _print(table: Table) -> None:
     console = out()
     if not console.is_terminal:
         console.width = PIPE_WIDTH

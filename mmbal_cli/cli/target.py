@@ -16,7 +16,7 @@ from mmbal_cli.data.datasets import get_generator
 from mmbal_cli.data.manifest import Manifest, read_manifest
 from mmbal_cli.encode import SHIPPED, get_encoder
 from mmbal_cli.encode.base import Encoder
-from mmbal_cli.errors import CacheError, DeviceError, RecipeError, UsageError, nearest
+from mmbal_cli.errors import CacheError, DeviceError, ManifestError, RecipeError, UsageError, nearest
 from mmbal_cli.recipe import DatasetRecipe, Source, canonical, dataset_recipe, find_recipe, parse_sets, recipe_names
 from mmbal_cli.store.sets import list_sets, read_set
 
@@ -72,7 +72,7 @@ def resolve(request: Request, cache: Path) -> tuple[Request, DatasetRecipe]:
         return _absolute(request), dataset_recipe(path)
     if suffix in TABLES:
         if not path.is_file():
-            raise UsageError(f"There is no file {path}.", "Expected a sample table.")
+            raise ManifestError(f"There is no file {path}.", "Expected a sample table.")
         name = (request.name or path.stem).lower()
         plain = "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in name).strip("-") or "data"
         source = Source(manifest=str(path.absolute()))

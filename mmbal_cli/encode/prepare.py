@@ -55,8 +55,9 @@ def prepare(
         sweep_parts(plan.folder)
         chunks = list(plan.chunks())
         missing = [one for one in plan.modalities if retry_bad or is_complete(one.folder) is None]
+        pool = Pool(command(), workers, deadline, ahead=plan.chunk)  # what a kill can cost
         work = [ModalityWork(plan, one, len(chunks), limits or Limits(), retry_bad) for one in missing]
-        _decode_and_publish(chunks, work, Pool(command(), workers, deadline), on_start)
+        _decode_and_publish(chunks, work, pool, on_start)
         for one in work:
             one.publish_empty(chunks)
             one.finish(chunks)
