@@ -16,7 +16,7 @@ import typer
 from mmbal_cli import __version__
 from mmbal_cli.cli import cache, compare, data, demo, encoders, eval, methods, prepare, train
 from mmbal_cli.cli.console import err, error_panel
-from mmbal_cli.errors import EXIT_INTERRUPT, EXIT_RESUMABLE, Interrupted, MmbalError
+from mmbal_cli.errors import EXIT_INTERRUPT, Interrupted, MmbalError
 
 EPILOG = (
     "Exit codes: 0 done · 1 a check or comparison has findings · 2 usage or recipe · 3 data or cache · "
@@ -59,10 +59,11 @@ def _root(
         os.environ["MMBAL_VERBOSE"] = "1"
 
 
+KEPT = "Finished work is kept; the same command goes on (train: with --resume)."
+
+
 def _stop(number: int, _: Any) -> NoReturn:
-    raise Interrupted(
-        f"Stopped by {signal.Signals(number).name}.", "Finished work is kept; run the same command again."
-    )
+    raise Interrupted(f"Stopped by {signal.Signals(number).name}.", KEPT)
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -70,20 +71,16 @@ def main(argv: list[str] | None = None) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _stop)
     try:
-        app(args=argv, standalone_mode=True)
-    except Interrupted as stop:
-        err().print(error_panel(stop))
-        sys.exit(EXIT_RESUMABLE)
+        app(args=argv)
     except MmbalError as error:
         if os.environ.get("MMBAL_VERBOSE"):
             traceback.print_exc()
         err().print(error_panel(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        stopped = Interrupted("Stopped by Ctrl-C.", "Finished work is kept; run the same command again.")
-        err().print(error_panel(stopped))
-        sys.exit(EXIT_INTERRUPT)
     except BrokenPipeError:  # `mmbal compare | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(0)
+    except SystemExit as end:
+        if end.code == EXIT_INTERRUPT:  # the framework turned Ctrl-C into an exit without a word
+            err().print(error_panel(Interrupted("Stopped by Ctrl-C.", KEPT)))
+        raise
     sys.exit(0)

@@ -54,8 +54,8 @@ def run(
         def started(samples: int) -> Callable[..., None]:
             return stack.enter_context(stage(f"prepare {plan.prepared.name}", samples))
 
-        outcome = work_on(plan, workers=workers, limits=accepted, retry_bad=retry_bad, on_start=started, notify=note)
-    _show_outcome(plan, outcome)
+        done = work_on(plan, workers=workers, limits=accepted, retry_bad=retry_bad, on_start=started, notify=note)
+    _show_outcome(plan, done)
 
 
 def _plan(request: Request, recipe: DatasetRecipe, cache: Path, device: str) -> Plan:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmbal_cli.cli.console import stage
 from mmbal_cli.data.datasets import get_generator
-from mmbal_cli.data.manifest import Manifest, read_manifest
+from mmbal_cli.data.manifest import NAME, Manifest, plain_name, read_manifest
 from mmbal_cli.encode import SHIPPED, get_encoder
 from mmbal_cli.encode.base import Encoder
 from mmbal_cli.errors import CacheError, DeviceError, ManifestError, RecipeError, UsageError, nearest
@@ -68,15 +68,15 @@ def resolve(request: Request, cache: Path) -> tuple[Request, DatasetRecipe]:
     """The recipe behind a request: shipped, a file, made up for a bare table, or that of a prepared set."""
     path = Path(request.target)
     suffix = path.suffix.lower()
+    if request.name is not None and not NAME.fullmatch(request.name):
+        raise UsageError(f"'{request.name}' cannot name a data set.", "Expected lower case a-z 0-9 . _ -")
     if suffix in RECIPES:
         return _absolute(request), dataset_recipe(path)
     if suffix in TABLES:
         if not path.is_file():
             raise ManifestError(f"There is no file {path}.", "Expected a sample table.")
-        name = (request.name or path.stem).lower()
-        plain = "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in name).strip("-") or "data"
-        source = Source(manifest=str(path.absolute()))
-        return _absolute(request), DatasetRecipe(name=name if request.name else plain, source=source)
+        name, source = request.name or plain_name(path), Source(manifest=str(path.absolute()))
+        return _absolute(request), DatasetRecipe(name=name, source=source)
     shipped = find_recipe("datasets", request.target)
     if shipped is not None:
         return replace(request, target=canonical(request.target)), dataset_recipe(shipped)

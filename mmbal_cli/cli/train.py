@@ -12,7 +12,6 @@ import typer
 from mmbal_cli.cli.console import err, note
 from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, Runs
 from mmbal_cli.errors import CacheError, TrainError, UsageError
-from mmbal_cli.recipe import parse_sets
 
 if TYPE_CHECKING:
     from mmbal_cli.engine.plan import Data, Planned
@@ -46,6 +45,8 @@ def train(
     runs: Runs = RUNS,
 ) -> None:
     """Train methods on a prepared data set: one run for each method, all seeds together."""
+    from mmbal_cli.recipe import parse_sets
+
     overrides = parse_sets(set_ or [], ("train", "method"))
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other.")

@@ -26,7 +26,8 @@ KINDS = ("video", "audio", "image", "text", "vector")
 SPLITS = ("train", "val", "test")
 ALIASES = {"training": "train", "dev": "val", "valid": "val", "validation": "val", "testing": "test"}
 FIXED = ("id", "split", "label", "group")
-NAME = re.compile(r"[a-z0-9]+(?:[_.-][a-z0-9]+)*")  # safe as part of a folder name
+TITLE = re.compile(r"[a-z0-9]+(?:[_.-][a-z0-9]+)*")  # of a data set: safe as a folder name
+NAME = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*")  # of a modality: without a dot, it names parameters too
 EXAMPLES = 5
 AS_GIVEN = "validation: as in the table"
 
@@ -104,6 +105,11 @@ def file_of(kind: str, value: Value) -> str | None:
     return value
 
 
+def plain_name(path: Path) -> str:
+    """The name of a data set that has none of its own: its table's, made safe."""
+    return re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "data"
+
+
 def read_manifest(
     path: Path,
     root: Path | None = None,
@@ -136,8 +142,8 @@ def inspect_manifest(
     root = (root or path.parent).absolute()
     if not root.is_dir():
         raise ManifestError(f"The folder {root} does not exist.", "Media paths are relative to it.", "--root DIR")
-    title = name or re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "data"
-    if not NAME.fullmatch(title):
+    title = name or plain_name(path)
+    if not TITLE.fullmatch(title):
         raise ManifestError(f"'{title}' cannot name a data set.", "Expected lower case a-z 0-9 . _ -", "--name NAME")
     fixed, modalities, ignored = _columns(path, columns)
     check = _Check(root, fixed, modalities, missing_ok)

@@ -74,7 +74,7 @@ class ModalityWork:
     def __post_init__(self) -> None:
         self.having = Counter(s.split for s in self.plan.manifest.samples if s.values[self.name] is not None)
         discard_damaged(self.folder)
-        present = shards_present(self.folder)
+        present = {number: path for number, path in shards_present(self.folder).items() if self._is_own(number, path)}
         for number in present:
             self.faults[number] = dict(enumerate(self._recorded(number)))
         if self.retry_bad:
@@ -84,9 +84,16 @@ class ModalityWork:
         for faults in self.faults.values():
             self.bad.update(fault.split for fault in faults.values())
         self.todo = set(range(self.chunks)) - present.keys()
-        if present:
-            arrays, _ = read_shard(next(iter(present.values())))
+
+    def _is_own(self, number: int, path: Path) -> bool:
+        """Whether an intact shard is this chunk of this modality; a stray copy of another one is removed."""
+        arrays, facts = read_shard(path)
+        own = facts.get("fingerprint") == self.one.fingerprint and facts.get("chunk") == number < self.chunks
+        if own:
             self.form = np.shape(arrays["features"])[1:], np.ndim(arrays["mask"])
+        else:
+            path.unlink()
+        return own
 
     @property
     def name(self) -> str:

@@ -19,8 +19,8 @@ import numpy as np
 
 from mmbal_cli.encode import get_encoder
 from mmbal_cli.encode.base import Encoder
-from mmbal_cli.errors import MediaError, MmbalError
-from mmbal_cli.media.child import serve
+from mmbal_cli.errors import MmbalError
+from mmbal_cli.media.child import failure, serve
 
 
 class Reading(NamedTuple):
@@ -73,12 +73,15 @@ def handle(job: Mapping[str, Any]) -> tuple[dict[str, Any], list[np.ndarray]]:
             encoder = _encoder(json.dumps([read["encoder"]["name"], read["kind"], read["encoder"]["params"]]))
             row = encoder.sample(raw, facts)
             if row.dtype.kind == "f" and not np.isfinite(row).all():
-                raise MediaError(f"{encoder.name} gave values that are not finite")
+                raise ValueError(f"{encoder.name} gave values that are not finite")
             results[read["modality"]] = {"array": len(arrays), "facts": facts}
             arrays.append(row)
-        except Exception as error:
-            kind = type(error).__name__ if isinstance(error, MmbalError) else "MediaError"
-            results[read["modality"]] = {"error": {"type": kind, "reason": str(error) or type(error).__name__}}
+        except MmbalError as error:
+            results[read["modality"]] = failure(str(error), type(error).__name__)
+        except Exception as error:  # whatever a decoder or a strange sample raises is this sample's reason
+            text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            where = f"{read['value']}: " if read["kind"] in ("video", "audio", "image") else ""
+            results[read["modality"]] = failure(where + text)
     return {"results": results}, arrays
 
 

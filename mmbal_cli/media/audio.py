@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from mmbal_cli.media.probe import MAX_SECONDS, Header, opened, problem
+from mmbal_cli.media.probe import MAX_SECONDS, UNKNOWN, Header, opened, problem
 
-ENOUGH = 0.9  # of the stated length, when packets are damaged
+ENOUGH = 0.9  # of the stated length: less is damage, and longer by more is another cut
 
 
 def decode_audio(
@@ -22,14 +22,17 @@ def decode_audio(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Sound of a wav, flac, mp3, ogg or video file: (float32 [n], mean of the channels, at `rate` Hz; facts).
 
-    `seconds` keeps the beginning only. The sound of a video is cut to the length of its pictures (codecs
-    pad the last block). Facts: seconds (decoded), stated_seconds (of the header), source_rate, channels,
-    damaged_packets. Raises MediaError: no sound, more than 600 s, undecodable.
+    `seconds` keeps the beginning only. The sound of a video is cut to the length of its pictures when it
+    is up to a tenth longer (codecs pad the last block). Facts: seconds (decoded), stated_seconds (of the
+    header), source_rate, channels, damaged_packets. Raises MediaError: no sound, more than 600 s,
+    undecodable.
     """
     path = Path(path)
     with opened(path) as (container, header):
         if not header.audio_codec:
             raise problem(path, "has no audio track")
+        if header.audio_codec == UNKNOWN:
+            raise problem(path, "has an audio track of an unknown codec")
         if not seconds and header.audio_seconds > MAX_SECONDS:
             raise problem(path, f"holds {header.audio_seconds:.0f} s of sound, at most {MAX_SECONDS:.0f} s is read")
         limit = round(min(seconds or MAX_SECONDS, MAX_SECONDS) * rate)
@@ -39,7 +42,7 @@ def decode_audio(
     decoded = len(sound) / rate
     if damaged and decoded < ENOUGH * min(header.audio_seconds, limit / rate):
         raise problem(path, f"{damaged} damaged packets, {decoded:.2f} of {header.audio_seconds:.2f} s decoded")
-    sound = sound[: _keep(header, rate, limit)]
+    sound = sound[: min(limit, _length_of_pictures(header, rate, len(sound)))]
     if not len(sound):
         raise problem(path, "holds no sound")
     if not np.isfinite(sound).all():
@@ -54,9 +57,10 @@ def decode_audio(
     return sound, facts
 
 
-def _keep(header: Header, rate: int, limit: int) -> int:
-    pictures = round(header.seconds * rate) if header.codec else 0
-    return min(limit, pictures or limit)
+def _length_of_pictures(header: Header, rate: int, decoded: int) -> int:
+    """Samples to keep of a video's sound: a padded last block goes, a length that cannot be meant is ignored."""
+    samples = round(header.seconds * rate) if header.codec else 0
+    return samples if samples >= ENOUGH * decoded else decoded
 
 
 def _samples(container: Any, rate: int, limit: int) -> tuple[np.ndarray, int]:
@@ -65,7 +69,7 @@ def _samples(container: Any, rate: int, limit: int) -> tuple[np.ndarray, int]:
 
     stream = container.streams.audio[0]
     stream.thread_type = "NONE"  # threaded decoding of damaged files can hang
-    resampler = av.AudioResampler("fltp", None, rate)
+    resampler = av.AudioResampler("flt", None, rate)  # packed: planes of odd layouts crash PyAV
     blocks: list[np.ndarray] = []
     total = damaged = 0
     for packet in container.demux(stream):
@@ -74,14 +78,18 @@ def _samples(container: Any, rate: int, limit: int) -> tuple[np.ndarray, int]:
         except av.error.InvalidDataError:
             damaged += 1
             continue
-        for frame in frames:
-            for block in resampler.resample(frame):
-                blocks.append(block.to_ndarray())
-                total += blocks[-1].shape[1]
+        for block in (block for frame in frames for block in resampler.resample(frame)):
+            blocks.append(_mean_channel(block))
+            total += len(blocks[-1])
         if total > limit:
             break
     if blocks:
-        blocks += [block.to_ndarray() for block in resampler.resample(None)]
-    joined = np.concatenate(blocks, 1) if blocks else np.zeros((1, 0), np.float32)  # [channels,n]
-    mono = joined[0] if len(joined) == 1 else joined.mean(0, dtype=np.float32)
-    return np.ascontiguousarray(mono, np.float32), damaged
+        blocks += [_mean_channel(block) for block in resampler.resample(None)]
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32), damaged
+
+
+def _mean_channel(block: Any) -> np.ndarray:
+    """float32 [n] of a packed frame."""
+    channels = block.layout.nb_channels
+    packed = block.to_ndarray()[0]
+    return packed if channels == 1 else packed.reshape(-1, channels).mean(1, dtype=np.float32)

@@ -28,6 +28,7 @@ def decode_image(path: str | Path, size: int | tuple[int, int] = 96) -> np.ndarr
     path = Path(path)
     height, width = height_width(size)
     check_file(path)
+    Image.MAX_IMAGE_PIXELS = None  # our own limit is lower, and names the size
     try:
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
@@ -36,7 +37,7 @@ def decode_image(path: str | Path, size: int | tuple[int, int] = 96) -> np.ndarr
             picture.draft("RGB", (width, height))  # JPEG: decode at the nearest larger scale
             flat = _flat(ImageOps.exif_transpose(picture))
             return np.asarray(flat.resize((width, height), Image.Resampling.BILINEAR), np.uint8)
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
         raise problem(path, f"cannot be read as a picture ({error})") from None
 
 

@@ -19,6 +19,7 @@ MAX_SIDE = 4096  # px, video
 MAX_SECONDS = 600.0  # of sound decoded into memory
 MAX_PIXELS = 50_000_000  # of an image
 
+UNKNOWN = "unknown"  # codec of a stream that is there and has no decoder
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,asf,mpeg,mpegts,mpegvideo,h264,hevc,ivf,mxf,rm,"
     "wav,w64,flac,mp3,ogg,aac,aiff,au,caf,amr,ac3,eac3,wv"
@@ -27,7 +28,7 @@ FORMATS = (
 
 @dataclass(frozen=True)
 class Header:
-    """Facts of a container; a stream that is missing has codec "" and what is not stated is 0."""
+    """Facts of a container; the codec of a missing stream is "", what is not stated is 0."""
 
     codec: str = ""
     width: int = 0
@@ -67,7 +68,7 @@ def opened(path: Path) -> Iterator[tuple[Any, Header]]:
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
         # absolute: a relative name with a colon would be taken for a protocol
-        with av.open(str(path.absolute()), options=options) as container:
+        with av.open(str(path.absolute()), options=options, metadata_errors="replace") as container:
             header = _header(container)
             _last.clear()
             _last[_identity(path)] = header
@@ -105,23 +106,20 @@ def _header(container: Any) -> Header:
     # a cover picture of a song is a video stream too
     videos = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
     if videos:
-        stream = videos[0]
-        facts |= {
-            "codec": stream.codec_context.name,
-            "width": stream.codec_context.width,
-            "height": stream.codec_context.height,
-            "frames": stream.frames,
-            "seconds": _seconds(stream, container),
-        }
+        stream, seconds = videos[0], _seconds(videos[0], container)
+        facts |= {"codec": _codec(stream), "frames": stream.frames, "seconds": seconds}
+        if context := stream.codec_context:
+            facts |= {"width": context.width, "height": context.height}
     if container.streams.audio:
         stream = container.streams.audio[0]
-        facts |= {
-            "audio_codec": stream.codec_context.name,
-            "audio_seconds": _seconds(stream, container),
-            "audio_rate": stream.codec_context.sample_rate,
-            "channels": stream.codec_context.channels,
-        }
+        facts |= {"audio_codec": _codec(stream), "audio_seconds": _seconds(stream, container)}
+        if context := stream.codec_context:
+            facts |= {"audio_rate": context.sample_rate, "channels": context.channels}
     return Header(**facts)
+
+
+def _codec(stream: Any) -> str:
+    return stream.codec_context.codec.canonical_name if stream.codec_context else UNKNOWN
 
 
 def _seconds(stream: Any, container: Any) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ from mmbal_cli.media.image import height_width
 from mmbal_cli.media.probe import Header, probe, problem
 
 SAMPLING = ("uniform", "ends")
-PLACE = re.compile(r"^\[[\d:]+\] \S+: ")  # time of day and source line: reasons must not differ from run to run
-TAIL_FRAMES = 16  # at a damaged end: as many frames as a codec may hold back for reordering
+PLACE = re.compile(r"\[[\d:]+\] \S+: ")  # time of day and source line: reasons must not differ from run to run
 
 
 def decode_video(
@@ -32,11 +32,18 @@ def decode_video(
     header = probe(path)
     if not header.codec:
         raise problem(path, "has no video track")
+    height, width = height_width(size)
     try:
-        reader = _reader(path, *height_width(size))
-        shown = np.asarray(reader.get_frame_timestamp(range(len(reader))), np.float64)  # [n,2] start, end
-        pictures, wanted = _pictures(reader, frame_indices(shown, frames, sampling))
+        reader = _reader(path, height, width)
         fps = float(reader.get_avg_fps())
+        shown, trusted = _times(reader, fps)
+        wanted = frame_indices(shown, frames, sampling)
+        pictures = None
+        if trusted:
+            with contextlib.suppress(Exception):  # a damaged end: what comes before it is still good
+                pictures = _batch(reader, width, wanted)
+        if pictures is None:
+            pictures, wanted = _in_sequence(_reader(path, height, width), width, wanted)
     except Exception as error:  # decord raises RuntimeError, DECORDError and IndexError alike
         raise problem(path, _undecodable(header, error)) from None
     facts = {
@@ -47,6 +54,21 @@ def decode_video(
         "times": [round(float(shown[index, 0] - shown[0, 0]), 4) for index in wanted],
     }
     return pictures, facts
+
+
+def _times(reader: Any, fps: float) -> tuple[np.ndarray, bool]:
+    """Start and end of each frame in seconds [n,2], and whether the container states them.
+
+    MPEG program streams do not, and seeking in them gives wrong frames without an error.
+    """
+    shown = np.asarray(reader.get_frame_timestamp(range(len(reader))), np.float64)
+    start = shown[:, 0]
+    if not (np.isfinite(shown).all() and np.abs(start).max() < 1e6 and (np.diff(start) >= 0).all()):
+        start = np.arange(len(shown)) / fps
+        return np.stack([start, start + 1 / fps], 1), False
+    if shown[-1, 1] <= start[-1]:  # flv states no length of a frame
+        shown[-1, 1] = start[-1] + ((start[-1] - start[0]) / (len(start) - 1) if len(start) > 1 else 1 / fps)
+    return shown, True
 
 
 def frame_indices(shown: np.ndarray, frames: int, sampling: str) -> np.ndarray:
@@ -69,19 +91,43 @@ def _reader(path: Path, height: int, width: int) -> Any:
     return decord.VideoReader(str(path.absolute()), ctx=decord.cpu(0), num_threads=1, width=width, height=height)
 
 
-def _pictures(reader: Any, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frames at `wanted`, or where the end of the clip cannot be decoded, at indices clamped before it."""
-    try:
-        return reader.get_batch(wanted).asnumpy(), wanted
-    except Exception:
-        for last in range(len(reader) - 1, max(-1, len(reader) - 1 - TAIL_FRAMES), -1):
-            try:
-                reader[last]
-            except Exception:
-                continue
-            wanted = np.minimum(wanted, last)
-            return reader.get_batch(wanted).asnumpy(), wanted
-        raise
+def _batch(reader: Any, width: int, wanted: np.ndarray) -> np.ndarray:
+    """Frames uint8 [T,H,W,3] by seeking to each."""
+    if _row_bytes(width) % width == 0 and _row_bytes(width) != 3 * width:
+        return np.stack([_picture(reader[int(index)], width) for index in wanted])
+    return reader.get_batch(wanted).asnumpy()
+
+
+def _in_sequence(reader: Any, width: int, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Frames uint8 [T,H,W,3] and their indices, clamped where the last tenth (or 3) cannot be decoded."""
+    kept, needed, last = {}, set(wanted.tolist()), -1
+    for index in range(int(wanted[-1]) + 1):
+        try:
+            frame = reader.next()
+        except Exception:
+            if last < 0 or len(reader) - index > max(3, len(reader) // 10):
+                raise
+            break
+        last = index
+        if index in needed:
+            kept[index] = _picture(frame, width)
+    kept[last] = _picture(frame, width)
+    wanted = np.minimum(wanted, last)
+    return np.stack([kept[index] for index in wanted.tolist()]), wanted
+
+
+def _picture(frame: Any, width: int) -> np.ndarray:
+    """One frame uint8 [H,W,3].
+
+    Rows are padded to 32 px; where `width` divides their bytes (8, 12, 16, 24, 48, 72) decord takes the
+    padding for more channels, and its `get_batch` fails.
+    """
+    array = frame.asnumpy()
+    return array.reshape(len(array), -1)[:, : 3 * width].reshape(len(array), width, 3)
+
+
+def _row_bytes(width: int) -> int:
+    return 3 * -(-width // 32) * 32
 
 
 def _undecodable(header: Header, error: Exception) -> str:

@@ -27,6 +27,7 @@ from mmbal_cli.errors import RecipeError, UsageError, nearest
 from mmbal_cli.nn.adapters import adapter
 from mmbal_cli.nn.fusion import FUSIONS, fusion_class
 from mmbal_cli.nn.optim import StackedOptimizer
+from mmbal_cli.nn.stacked import PerModality
 from mmbal_cli.ops.losses import ce
 from mmbal_cli.recipe import TrainConfig
 from mmbal_cli.seeds import SeedStreams
@@ -234,7 +235,7 @@ class Method(nn.Module):
 
     def build(self) -> None:
         """Adapters and fusion."""
-        self.enc = nn.ModuleDict(
+        self.enc = PerModality(
             {m: adapter(self.rng, m, self.shape.modalities[m], self.config, self.dtype) for m in self.mods}
         )
         self.fusion = fusion_class(self.fusion_name)(self.rng, self.mods, self.D, self.C, self.dtype)

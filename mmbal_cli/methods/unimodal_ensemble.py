@@ -36,4 +36,4 @@ class UnimodalEnsemble(Method):
 
     def selects(self, parameter: str) -> str:
         """Each modality's adapter and head follow that modality's own validation score."""
-        return next(m for m in self.mods if m in parameter.split("."))
+        return next(m for m in self.mods if parameter.startswith((f"enc.{m}_.", f"fusion.heads.{m}_.")))

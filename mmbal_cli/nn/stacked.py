@@ -7,6 +7,7 @@ defaults and is drawn from the stream `init/<name>` of each seed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
@@ -74,6 +75,16 @@ class MLP(nn.Module):
         for layer, drop in zip(self.layers, self.drops, strict=True):
             x = drop(torch.relu(layer(x)))
         return x
+
+
+class PerModality(nn.ModuleDict):
+    """One module for each modality under any name: a plain ModuleDict refuses `type`, `keys`, `float`, ..."""
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        super().__init__({f"{m}_": module for m, module in modules.items()})
+
+    def __getitem__(self, m: str) -> nn.Module:
+        return super().__getitem__(f"{m}_")
 
 
 def per_seed(value: Tensor, like: Tensor) -> Tensor:

@@ -146,6 +146,50 @@ def test_texts_in_files(tmp_path: Path) -> None:
     assert "UTF-8" in outcome.indexes["text"].bad[0].reason
 
 
+def test_pretrained_models_with_time_and_masks(copy: Path, copied: Callable[[str], Path], tmp_path: Path) -> None:
+    """Frames [N,T,F], tokens with a mask [N,T], a missing text; the second plan needs no torch; new weights are new."""
+    path = copy / "manifest.csv"
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    rows[1]["text:text"] = ""
+    path.unlink()
+    table(copy, ",".join(rows[0]), [list(row.values()) for row in rows], "manifest")
+    folders = {"video": copied("clip"), "text": copied("bert")}
+    params: dict[str, dict[str, Any]] = {
+        "video": {"pool": "frames", "frames": 3},
+        "text": {"pool": "tokens", "length": 24},
+    }
+
+    def make() -> Plan:
+        encoders = {m: get_encoder(str(folders[m]), m, device="cpu", **params[m]) for m in folders}
+        return plan(read_manifest(path), encoders, tmp_path / "c", chunk=16)
+
+    outcome = prepare(make())
+    arrays = read_arrays(tmp_path / "c", outcome.prepared)
+    assert arrays["features"]["video"].shape[:2] == (CLIPS, 3)
+    assert arrays["mask"]["video"].all()
+    mask = arrays["mask"]["text"]
+    assert mask.shape == (CLIPS, 24)
+    assert not mask[1].any()
+    assert mask[0].any()
+    encoder = get_encoder(str(folders["text"]), "text", device="cpu", **params["text"])
+    wanted, valid = encoder.batch([encoder.sample(rows[n]["text:text"], {}) for n in (0, 2)])
+    np.testing.assert_array_equal(mask[[0, 2]], valid)
+    np.testing.assert_allclose(arrays["features"]["text"][[0, 2]], wanted, rtol=2e-3, atol=1e-3)
+    assert outcome.indexes["video"].made_with["device"] == "cpu"
+
+    def again() -> None:
+        for name in [name for name in sys.modules if name.split(".")[0] in ("torch", "h5py", "transformers")]:
+            sys.modules[name] = None  # type: ignore[assignment]
+        os._exit(7 if make().up_to_date else 1)
+
+    assert in_child(again) == 7
+    weights = bytearray((folders["text"] / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    overwrite(folders["text"] / "model.safetensors", bytes(weights))
+    assert make().changes == ("text: encoder.files.model.safetensors changed",)
+
+
 # --------------------------------------------------------------------------------------- bad samples
 
 
@@ -464,11 +508,13 @@ def test_damage_is_redone_and_nothing_else(lab: Path, tmp_path: Path) -> None:
     overwrite(shards[2], shards[2].read_bytes()[:-1])
     overwrite(shards[3], b"")
     shards[5].unlink()
+    shards[7].unlink()
+    shutil.copy(shards[6], folder / shards[6].name.replace("00006-", "00007-"))  # intact, and not this chunk
     before = snapshot(folder, "*.h5")
     outcome = prepare(planned(lab / "manifest.csv", tmp_path, only=["audio"]))
-    assert outcome.made == {"audio": 4}
+    assert outcome.made == {"audio": 5}
     assert contents(folder) == whole
-    untouched = {path.name for path in shards} - {shards[n].name for n in (0, 2, 3, 5)}
+    untouched = {path.name for path in shards} - {shards[n].name for n in (0, 2, 3, 5, 7)}
     after = snapshot(folder, "*.h5")
     assert all(before[name] == after[name] for name in untouched)
     for torn in (b"", b"{}", whole["index.json"][:-9], whole["index.json"].replace(b"float16", b"float32")):

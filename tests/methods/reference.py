@@ -24,12 +24,12 @@ def adapter(p: Params, m: str, x: Tensor) -> Tensor:
     """One sample [F] or [T,F] -> [D]."""
     h = x
     layer = 0
-    while f"enc.{m}.mlp.layers.{layer}.weight" in p:
-        h = torch.relu(h @ p[f"enc.{m}.mlp.layers.{layer}.weight"] + p[f"enc.{m}.mlp.layers.{layer}.bias"][0])
+    while f"enc.{m}_.mlp.layers.{layer}.weight" in p:
+        h = torch.relu(h @ p[f"enc.{m}_.mlp.layers.{layer}.weight"] + p[f"enc.{m}_.mlp.layers.{layer}.bias"][0])
         layer += 1
     if x.dim() == 1:
         return h
-    score = (h @ p[f"enc.{m}.score.weight"] + p[f"enc.{m}.score.bias"])[:, 0]
+    score = (h @ p[f"enc.{m}_.score.weight"] + p[f"enc.{m}_.score.bias"])[:, 0]
     weight = torch.exp(score - score.max())
     return (weight / weight.sum()) @ h
 

@@ -140,7 +140,7 @@ def test_steps_equal_a_loop_over_seeds_and_samples(M: int, modulate: str) -> Non
         for m in method.mods:
             factor = {"dynamic": 1 + w[m], "constant": 1.5, "off": 1.0}[modulate]
             for name, value in p.items():
-                if name.startswith(f"enc.{m}."):
+                if name.startswith(f"enc.{m}_."):
                     value.grad *= factor
 
     for batch in batches:

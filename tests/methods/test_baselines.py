@@ -74,3 +74,13 @@ def test_uniform_without_weight_is_concat() -> None:
     train(plain, data, 3)
     train(uniform, data, 3)
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), uniform.parameters(), strict=True))
+
+
+def test_modalities_may_have_any_name() -> None:
+    features = feature_set(2)
+    for old, new in (("audio", "type"), ("video", "keys")):
+        features.x[new], features.mask[new] = features.x.pop(old), features.mask.pop(old)
+    data = feed(features)
+    for name in ("concat", "sum", "unimodal-ensemble"):
+        assert all(torch.isfinite(loss).all() for loss in train(build(name, data), data))
+    assert torch.isfinite(train(build("concat", data, fusion="gated"), data)[-1]).all()

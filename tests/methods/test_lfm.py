@@ -72,7 +72,7 @@ def test_steps_equal_a_loop_over_seeds_and_samples(M: int, fusion: str) -> None:
     def logits(p: reference.Params, h: dict[str, torch.Tensor]) -> torch.Tensor:
         if fusion == "concat":
             return torch.cat(list(h.values())) @ p["fusion.head.weight"] + p["fusion.head.bias"][0]
-        return sum(h[m] @ p[f"fusion.heads.{m}.weight"] + p[f"fusion.heads.{m}.bias"][0] for m in h) / M
+        return sum(h[m] @ p[f"fusion.heads.{m}_.weight"] + p[f"fusion.heads.{m}_.bias"][0] for m in h) / M
 
     def loss(p: reference.Params, samples: list, labels: list[int]) -> torch.Tensor:
         n = len(labels)

@@ -133,7 +133,7 @@ def test_steps_equal_a_loop_over_seeds_and_samples(M: int, form: str) -> None:
             tanh = torch.tanh(torch.tensor(alpha * rho if form == "cvpr" else rho - 1, dtype=torch.float64)).item()
             k = 1.0 if rho <= 1 else 1 - tanh if form == "cvpr" else min(max(1 - alpha * tanh, 0), 1)
             for name, value in p.items():
-                if name.startswith(f"enc.{m}.") and name.endswith("weight"):
+                if name.startswith(f"enc.{m}_.") and name.endswith("weight"):
                     value.grad *= k
 
     for batch in batches:

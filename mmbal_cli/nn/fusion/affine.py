@@ -7,10 +7,10 @@ More than two modalities (ours): x = h_M, then x <- gamma_m(h_m) * x + beta_m(h_
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmbal_cli.nn.fusion.base import Features, Fusion
-from mmbal_cli.nn.stacked import Linear
+from mmbal_cli.nn.stacked import Linear, PerModality
 from mmbal_cli.seeds import SeedStreams
 
 
@@ -19,7 +19,7 @@ class Affine(Fusion):
 
     def __init__(self, rng: SeedStreams, mods: tuple[str, ...], width: int, classes: int, dtype: torch.dtype) -> None:
         super().__init__(rng, mods, width, classes, dtype)
-        self.film = nn.ModuleDict({m: Linear(rng, f"fusion/affine/{m}", width, 2 * width, dtype) for m in mods[:-1]})
+        self.film = PerModality({m: Linear(rng, f"fusion/affine/{m}", width, 2 * width, dtype) for m in mods[:-1]})
         self.head = Linear(rng, "fusion/affine/head", width, classes, dtype)
 
     def logits(self, h: Features) -> Tensor:

@@ -7,10 +7,10 @@ gates of modalities 1 .. M-1 acts on modality M.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmbal_cli.nn.fusion.base import Features, Fusion
-from mmbal_cli.nn.stacked import Linear
+from mmbal_cli.nn.stacked import Linear, PerModality
 from mmbal_cli.seeds import SeedStreams
 
 
@@ -19,7 +19,7 @@ class Gated(Fusion):
 
     def __init__(self, rng: SeedStreams, mods: tuple[str, ...], width: int, classes: int, dtype: torch.dtype) -> None:
         super().__init__(rng, mods, width, classes, dtype)
-        self.project = nn.ModuleDict({m: Linear(rng, f"fusion/gated/{m}", width, width, dtype) for m in mods})
+        self.project = PerModality({m: Linear(rng, f"fusion/gated/{m}", width, width, dtype) for m in mods})
         self.head = Linear(rng, "fusion/gated/head", width, classes, dtype)
 
     def logits(self, h: Features) -> Tensor:

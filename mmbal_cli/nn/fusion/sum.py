@@ -7,10 +7,9 @@ Deviation: the official evaluation halves the bias of each branch; a branch alwa
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from mmbal_cli.nn.fusion.base import AdditiveFusion, Features
-from mmbal_cli.nn.stacked import Linear
+from mmbal_cli.nn.stacked import Linear, PerModality
 from mmbal_cli.seeds import SeedStreams
 
 
@@ -19,7 +18,7 @@ class Sum(AdditiveFusion):
 
     def __init__(self, rng: SeedStreams, mods: tuple[str, ...], width: int, classes: int, dtype: torch.dtype) -> None:
         super().__init__(rng, mods, width, classes, dtype)
-        self.heads = nn.ModuleDict({m: Linear(rng, f"fusion/sum/{m}", width, classes, dtype) for m in mods})
+        self.heads = PerModality({m: Linear(rng, f"fusion/sum/{m}", width, classes, dtype) for m in mods})
 
     def unimodal(self, h: Features) -> Features:
         """h_m W_m + b_m."""
