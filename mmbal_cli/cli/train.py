@@ -11,7 +11,7 @@ import typer
 
 from mmbal_cli.cli.console import err, note
 from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, Runs
-from mmbal_cli.errors import CacheError, TrainError, UsageError
+from mmbal_cli.errors import EXIT_DATA, EXIT_TRAINING, CacheError, TrainError, UsageError
 
 if TYPE_CHECKING:
     from mmbal_cli.engine.plan import Data, Planned
@@ -68,9 +68,8 @@ def train(
     failed = run_planned(planned, wanted, runs, cache, target, workers, resume=resume, overwrite=overwrite)
     note(f"runs in {runs}/ · next: mmbal compare {runs}/*")
     if failed:
-        raise TrainError(
-            "; ".join(failed), "Other seeds and runs are complete; tables show how many seeds they rest on."
-        )
+        kind = CacheError if set(failed.values()) == {EXIT_DATA} else TrainError
+        raise kind("; ".join(failed), "Other seeds and runs are complete; tables show how many seeds they rest on.")
 
 
 def open_data(cache: Path, dataset: str | None) -> Data:
@@ -101,8 +100,8 @@ def show_plan(planned: list[Planned], seeds: tuple[int, ...]) -> None:
 
 
 def run_planned(planned: list[Planned], seeds: tuple[int, ...], runs: Path, cache: Path, device: str, workers: int,
-                *, resume: bool, overwrite: bool) -> list[str]:  # fmt: skip
-    """Train what is missing of every run; returns one sentence for each failure."""
+                *, resume: bool, overwrite: bool) -> dict[str, int]:  # fmt: skip
+    """Train what is missing of every run; returns a sentence and an exit code for each failure."""
     from mmbal_cli.engine.plan import environment
     from mmbal_cli.engine.runner import Runner
     from mmbal_cli.engine.runs import RunFolder
@@ -117,23 +116,22 @@ def run_planned(planned: list[Planned], seeds: tuple[int, ...], runs: Path, cach
                 folder.clear()
             jobs += jobs_of(plan, folder, seeds, len(folders), workers, device, resume)
             folder.create(plan.facts, environment(device))
-        failures: dict[str, str] = {}
+        failures: dict[str, tuple[str, int]] = {}
         if jobs:
             with TrainDisplay(jobs) as display:
 
                 def on_event(job: Job, event: dict[str, Any]) -> None:
                     display.update(job, event)
                     if event["event"] == "error":
-                        failures[job.spec.label] = f"{job.spec.label}: {event['reason']}"
+                        failures[job.spec.label] = (event["reason"], event["code"])
 
                 Runner(jobs, workers, cache, device).run(on_event)
         for plan, folder in folders:
             bad = [seed for seed, status in folder.finished().items() if status == "failed" and seed in seeds]
             if bad:
-                failures.setdefault(
-                    plan.spec.label, f"{plan.spec.label}: seed {', '.join(map(str, sorted(bad)))} failed"
-                )
-    return list(failures.values())
+                text = f"seed {', '.join(map(str, sorted(bad)))} failed"
+                failures.setdefault(plan.spec.label, (text, EXIT_TRAINING))
+    return {f"{label}: {reason}": code for label, (reason, code) in failures.items()}
 
 
 def jobs_of(plan: Planned, folder: RunFolder, seeds: tuple[int, ...], count: int, workers: int, device: str,

@@ -189,7 +189,7 @@ def _columns(path: Path, columns: list[str]) -> tuple[dict[str, str], list[tuple
     for name in names:
         if names.count(name) > 1 or not NAME.fullmatch(name):
             found = "is used twice" if names.count(name) > 1 else "cannot name a modality"
-            raise ManifestError(f"{path}: '{name}' {found}.", "Modalities have different names of a-z 0-9 . _ -")
+            raise ManifestError(f"{path}: '{name}' {found}.", "Modalities have different names of a-z 0-9 _ -")
     return fixed, modalities, ignored
 
 

@@ -14,7 +14,8 @@ from mmbal_cli.engine.device import resolve_device
 from mmbal_cli.engine.feed import Feed, predictions
 from mmbal_cli.engine.job import restore
 from mmbal_cli.engine.runs import RunFolder, RunSpec
-from mmbal_cli.errors import CacheError, UsageError
+from mmbal_cli.errors import CacheError, UsageError, nearest
+from mmbal_cli.store.index import load_index
 
 Predictions = dict[int, dict[str, np.ndarray]]
 
@@ -36,27 +37,32 @@ def predict_run(
     if not seeds:
         raise CacheError(f"{folder} has no finished seed.", repair="mmbal train ... --resume")
     target = resolve_device(device)
-    _, features = load_features(cache, dataset or spec.dataset)
+    prepared, features = load_features(cache, dataset or spec.dataset)
     trained = json.loads((folder / "run.json").read_text())["data"]
     if list(features.classes) != trained["classes"]:
         raise UsageError(f"'{features.name}' has classes {list(features.classes)}, the run {trained['classes']}.")
-    missing = set(trained["modalities"]) - set(features.x)
-    if missing:
-        raise UsageError(f"'{features.name}' lacks modality {', '.join(sorted(missing))} of the run.")
     wanted = {m: tuple(shape) for m, shape in trained["shapes"].items()}
-    if any(features.shapes[m] != wanted[m] for m in wanted):
-        raise UsageError(f"'{features.name}' has features {features.shapes}, the run was trained on {wanted}.",
-                         "Prepare the data set with the same encoders.")  # fmt: skip
+    for m, encoder in trained["modalities"].items():
+        if m not in features.x:
+            raise UsageError(f"'{features.name}' lacks modality '{m}' of the run.", nearest(m, features.x))
+        found = load_index(cache / prepared.name / prepared.modalities[m]).encoder
+        if found != encoder or features.shapes[m] != wanted[m]:
+            raise UsageError(
+                f"'{features.name}' has {m} from {found} {list(features.shapes[m])}, "
+                f"the run was trained on {encoder} {list(wanted[m])}.",
+                "Prepare the data set with the same encoders.",
+                f"mmbal prepare {features.name} --encoder {m}={encoder}",
+            )
     features.x = {m: features.x[m] for m in wanted}
     if spec.train.standardise:
         features = features.standardised(_stats(folder, seeds[0], wanted))
     feed = Feed(features, torch.device(target), getattr(torch, spec.train.dtype))
     if len(feed.rows[split]) == 0:
         raise UsageError(f"'{features.name}' has no sample in split '{split}'.")
-    found = predictions(restore(spec, folder, seeds, feed, target), feed, split)
+    fresh = predictions(restore(spec, folder, seeds, feed, target), feed, split)
     ids = np.array([features.ids[row] for row in features.rows[split].tolist()])
     return {
-        seed: {k: (v if k == "labels" else v[i]).numpy() for k, v in found.items()} | {"ids": ids}
+        seed: {k: (v if k == "labels" else v[i]).numpy() for k, v in fresh.items()} | {"ids": ids}
         for i, seed in enumerate(seeds)
     }
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from mmbal_cli.media.probe import MAX_SECONDS, UNKNOWN, Header, opened, problem
+from mmbal_cli.media.probe import ENOUGH, MAX_SECONDS, UNKNOWN, Header, opened, problem
 
-ENOUGH = 0.9  # of the stated length: less is damage, and longer by more is another cut
+BLOCK = 1 << 20  # samples resampled at once: bounds memory
+FULL_SCALE = {1: 2.0**7, 2: 2.0**15, 4: 2.0**31, 8: 2.0**63}  # of whole-number samples, by bytes
 
 
 def decode_audio(
@@ -24,8 +25,8 @@ def decode_audio(
 
     `seconds` keeps the beginning only. The sound of a video is cut to the length of its pictures when it
     is up to a tenth longer (codecs pad the last block). Facts: seconds (decoded), stated_seconds (of the
-    header), source_rate, channels, damaged_packets. Raises MediaError: no sound, more than 600 s,
-    undecodable.
+    header), source_rate, channels, damaged_packets, and `short`, a text, when a tenth of the stated length
+    is missing without an error. Raises MediaError: no sound, more than 600 s, undecodable.
     """
     path = Path(path)
     with opened(path) as (container, header):
@@ -39,9 +40,10 @@ def decode_audio(
         sound, damaged = _samples(container, rate, limit)
     if len(sound) > limit and not seconds:
         raise problem(path, f"holds more than {MAX_SECONDS:.0f} s of sound")
-    decoded = len(sound) / rate
-    if damaged and decoded < ENOUGH * min(header.audio_seconds, limit / rate):
-        raise problem(path, f"{damaged} damaged packets, {decoded:.2f} of {header.audio_seconds:.2f} s decoded")
+    stated = min(header.audio_seconds, limit / rate)
+    short = f"{len(sound) / rate:.2f} of {stated:.2f} s" if len(sound) < ENOUGH * stated * rate else ""
+    if short and damaged:
+        raise problem(path, f"{damaged} damaged packets, {short} decoded")
     sound = sound[: min(limit, _length_of_pictures(header, rate, len(sound)))]
     if not len(sound):
         raise problem(path, "holds no sound")
@@ -54,7 +56,7 @@ def decode_audio(
         "channels": header.channels,
         "damaged_packets": damaged,
     }
-    return sound, facts
+    return sound, facts | ({"short": short} if short else {})
 
 
 def _length_of_pictures(header: Header, rate: int, decoded: int) -> int:
@@ -69,27 +71,48 @@ def _samples(container: Any, rate: int, limit: int) -> tuple[np.ndarray, int]:
 
     stream = container.streams.audio[0]
     stream.thread_type = "NONE"  # threaded decoding of damaged files can hang
-    resampler = av.AudioResampler("flt", None, rate)  # packed: planes of odd layouts crash PyAV
     blocks: list[np.ndarray] = []
-    total = damaged = 0
+    total = damaged = source = 0
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:
             damaged += 1
             continue
-        for block in (block for frame in frames for block in resampler.resample(frame)):
-            blocks.append(_mean_channel(block))
+        for frame in frames:
+            source = source or frame.sample_rate
+            # planes beyond the eighth crash PyAV; both come from damaged headers
+            if frame.sample_rate != source or frame.layout.nb_channels > 8:
+                damaged += 1
+                continue
+            blocks.append(_mean_channel(frame))
             total += len(blocks[-1])
-        if total > limit:
+        if total * rate > (limit + rate) * source:
             break
+    mono = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    return (mono if source == rate else _resampled(mono, source, rate)), damaged
+
+
+def _mean_channel(frame: Any) -> np.ndarray:
+    """float32 [n] in [-1, 1] of a decoded frame of any sample format."""
+    array = frame.to_ndarray()  # [channels,n], or packed [1,n*channels]
+    if not frame.format.is_planar:
+        array = array.reshape(-1, frame.layout.nb_channels).T
+    if array.dtype.kind == "u":
+        array = array.astype(np.float32) - 128
+    mono = array[0].astype(np.float32) if len(array) == 1 else array.mean(0, dtype=np.float32)
+    return mono / FULL_SCALE[frame.format.bytes] if frame.format.name[0] in "us" else mono
+
+
+def _resampled(mono: np.ndarray, source: int, rate: int) -> np.ndarray:
+    import av
+
+    resampler = av.AudioResampler("fltp", "mono", rate)
+    blocks = []
+    for start in range(0, len(mono), BLOCK):
+        frame = av.AudioFrame.from_ndarray(mono[None, start : start + BLOCK], format="fltp", layout="mono")
+        frame.sample_rate = source
+        blocks += resampler.resample(frame)
     if blocks:
-        blocks += [_mean_channel(block) for block in resampler.resample(None)]
-    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32), damaged
-
-
-def _mean_channel(block: Any) -> np.ndarray:
-    """float32 [n] of a packed frame."""
-    channels = block.layout.nb_channels
-    packed = block.to_ndarray()[0]
-    return packed if channels == 1 else packed.reshape(-1, channels).mean(1, dtype=np.float32)
+        blocks += resampler.resample(None)
+    return np.concatenate([block.to_ndarray()[0] for block in blocks]) if blocks else mono

@@ -43,7 +43,7 @@ class Pool:
         command: list[str],
         workers: int,
         deadline: float = 60.0,
-        recycle: int = 256,
+        recycle: int = 1000,
         *,
         max_rss: int = 2 << 30,
         ahead: int = 1024,

@@ -18,6 +18,7 @@ from mmbal_cli.errors import MediaError
 MAX_SIDE = 4096  # px, video
 MAX_SECONDS = 600.0  # of sound decoded into memory
 MAX_PIXELS = 50_000_000  # of an image
+ENOUGH = 0.9  # of the stated length: a clip that gives less is damaged or not what its header says
 
 UNKNOWN = "unknown"  # codec of a stream that is there and has no decoder
 FORMATS = (
@@ -73,9 +74,7 @@ def opened(path: Path) -> Iterator[tuple[Any, Header]]:
             _last.clear()
             _last[_identity(path)] = header
             yield container, header
-    except (av.error.FFmpegError, ValueError, OSError, UnicodeError) as error:
-        if isinstance(error, MediaError):
-            raise
+    except (av.error.FFmpegError, ValueError, OSError) as error:
         text = getattr(error, "strerror", None) or str(error)
         raise problem(path, f"cannot be read as media ({text})") from None
 

@@ -1,4 +1,4 @@
-"""Values of a manifest cell that are not media: texts and vectors, written out or in a file."""
+"""Texts and vectors from files (or, vectors, as numbers)."""
 
 from __future__ import annotations
 
@@ -10,21 +10,6 @@ from mmbal_cli.media.probe import check_file, problem
 
 MAX_TEXT = 1 << 20  # bytes
 MAX_VALUES = 1 << 20
-PREFIX = "file:"
-
-
-def read_text(value: str, root: Path | None = None) -> str:
-    """The text of a cell: itself, or with `file:REL` the UTF-8 file REL inside `root`.
-
-    Raises MediaError: outside of `root`, missing, above 1 MiB, not UTF-8.
-    """
-    if not value.startswith(PREFIX):
-        return value
-    base = (root or Path.cwd()).resolve()
-    path = (base / value.removeprefix(PREFIX)).resolve()
-    if not path.is_relative_to(base):
-        raise problem(path, f"is outside of {base}")
-    return read_text_file(path)
 
 
 def read_text_file(path: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmbal_cli.media.image import height_width
-from mmbal_cli.media.probe import Header, probe, problem
+from mmbal_cli.media.probe import ENOUGH, Header, probe, problem
 
 SAMPLING = ("uniform", "ends")
 PLACE = re.compile(r"\[[\d:]+\] \S+: ")  # time of day and source line: reasons must not differ from run to run
@@ -23,8 +23,9 @@ def decode_video(
 
     Frames are those on show at stated times: `uniform` the centres of T equal parts of the clip, `ends`
     T equal steps from its first to its last frame. A clip shorter than T repeats frames. Facts:
-    frame_count (decodable), stated_frames (of the header), fps, seconds, times [T] in seconds. Raises
-    MediaError: no video track, more than 4096 px a side, undecodable.
+    frame_count (decodable), stated_frames (of the header), fps, seconds, times [T] in seconds, and `short`,
+    a text, when a tenth of the stated frames is missing without an error. Raises MediaError: no video
+    track, more than 4096 px a side, undecodable.
     """
     path = Path(path)
     if sampling not in SAMPLING:
@@ -46,14 +47,16 @@ def decode_video(
             pictures, wanted = _in_sequence(_reader(path, height, width), width, wanted)
     except Exception as error:  # decord raises RuntimeError, DECORDError and IndexError alike
         raise problem(path, _undecodable(header, error)) from None
+    stated = header.frames or round(header.seconds * fps)
+    short = {"short": f"{len(shown)} of {stated} frames"} if len(shown) < ENOUGH * stated else {}
     facts = {
         "frame_count": len(shown),
-        "stated_frames": header.frames or round(header.seconds * fps),
+        "stated_frames": stated,
         "fps": round(fps, 4),
         "seconds": round(float(shown[-1, 1] - shown[0, 0]), 4),
         "times": [round(float(shown[index, 0] - shown[0, 0]), 4) for index in wanted],
     }
-    return pictures, facts
+    return pictures, facts | short
 
 
 def _times(reader: Any, fps: float) -> tuple[np.ndarray, bool]:

@@ -225,7 +225,7 @@ def test_damaged_features_are_refused_with_the_repair(work: Path) -> None:
     data[len(data) // 2] ^= 1
     shard.chmod(0o644)
     shard.write_bytes(data)
-    failed = mmbal("train", "-m", "concat", "--seeds", "1", cwd=work, code=4)
+    failed = mmbal("train", "-m", "concat", "--seeds", "1", cwd=work, code=3)
     assert "mmbal cache repair tiny" in failed.stderr.replace("\n", " ")
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from mmbal_cli.errors import MediaError
 from mmbal_cli.media.audio import decode_audio
+from mmbal_cli.media.probe import ENOUGH
 from tests.kit.media import CLICK, HERTZ, LOUD, tone, wav_claiming, write_clip, write_sound, write_wav
 
 FILES = [
@@ -111,19 +112,25 @@ def test_more_than_ten_minutes_is_refused_unless_the_beginning_is_asked_for(tmp_
     assert len(decode_audio(path, seconds=2)[0]) == 32000
 
 
-def test_a_few_damaged_packets_are_counted_and_many_are_an_error(tmp_path):
+def test_a_silently_short_sound_shows_in_the_facts(tmp_path):
+    path = write_sound(tmp_path / "t.m4a", "aac", 3.0, 16000)
+    assert "short" not in decode_audio(path)[1]
+    clip = write_clip(tmp_path / "c.mkv", 36, fps=12, noise=120, options={"cluster_time_limit": "300"})
+    data = clip.read_bytes()
+    clip.write_bytes(data[: len(data) // 2])
+    sound, facts = decode_audio(clip)
+    assert len(sound) < 0.8 * 3 * 16000
+    assert facts["short"] == f"{len(sound) / 16000:.2f} of {facts['stated_seconds']:.2f} s"
+
+
+def test_a_few_damaged_packets_pass_and_many_are_an_error(tmp_path):
     path = write_sound(tmp_path / "t.flac", "flac", 3.0, 16000)
     whole, _ = decode_audio(path)
-    data = bytearray(path.read_bytes())
-    end = bytearray(data)
-    end[len(data) - 150 : len(data) - 50] = bytes(100)
-    path.write_bytes(end)
-    sound, _ = decode_audio(path)
-    assert 0.85 * len(whole) < len(sound) <= len(whole)
-    data[len(data) // 4 :] = bytes(len(data) - len(data) // 4)
-    path.write_bytes(data)
-    try:
-        _, facts = decode_audio(path)
-    except MediaError:
-        return
-    assert facts["seconds"] < 0.5 * facts["stated_seconds"]
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) - 150] + bytes(100) + data[len(data) - 50 :])
+    sound, facts = decode_audio(path)
+    assert ENOUGH * len(whole) <= len(sound) <= len(whole)
+    assert facts["damaged_packets"] >= 1
+    path.write_bytes(data[: len(data) // 4] + bytes(len(data) * 3 // 4))
+    with pytest.raises(MediaError, match=r"damaged packets, .* of 3.00 s decoded"):
+        decode_audio(path)

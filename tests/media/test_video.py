@@ -129,6 +129,7 @@ def test_a_silently_short_clip_shows_in_the_facts(tmp_path):
     clip.write_bytes(data[: len(data) // 2])
     _, facts = decode_video(clip, frames=4, size=24)
     assert facts["frame_count"] < 0.7 * facts["stated_frames"]
+    assert facts["short"] == f"{facts['frame_count']} of {facts['stated_frames']} frames"
 
 
 def test_missing_tracks_are_named(tmp_path):
