@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -79,6 +80,13 @@ def main(argv: list[str] | None = None) -> NoReturn:
         sys.exit(error.exit_code)
     except BrokenPipeError:  # `mmbal compare | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except Exception as bug:
+        if os.environ.get("MMBAL_VERBOSE"):
+            traceback.print_exc()
+        where = traceback.extract_tb(bug.__traceback__)[-1]
+        found = f"{type(bug).__name__}: {bug} ({Path(where.filename).name}:{where.lineno})"
+        err().print(error_panel(MmbalError(found, "This is a fault of mmbal.", "mmbal -v ... shows the traceback")))
+        sys.exit(MmbalError.exit_code)
     except SystemExit as end:
         if end.code == EXIT_INTERRUPT:  # the framework turned Ctrl-C into an exit without a word
             err().print(error_panel(Interrupted("Stopped by Ctrl-C.", KEPT)))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
@@ -20,8 +21,9 @@ from mmbal_cli.engine.checkpoint import load_checkpoint, save_checkpoint
 from mmbal_cli.engine.feed import Feed, predictions
 from mmbal_cli.engine.fit import Fit
 from mmbal_cli.engine.runs import RunFolder, RunSpec
-from mmbal_cli.errors import CacheError, TrainError
+from mmbal_cli.errors import CacheError
 from mmbal_cli.methods import method_class
+from mmbal_cli.methods.base import Method
 from mmbal_cli.store.atomic import canonical_json, publish
 
 CHECKPOINT_EVERY_S = 10.0
@@ -154,15 +156,16 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def restore(spec: RunSpec, folder: Path, seeds: tuple[int, ...], feed: Feed, device: str) -> Any:
+def restore(spec: RunSpec, folder: Path, seeds: tuple[int, ...], feed: Feed, device: str) -> Method:
     """The method of a finished run with the selected weights of `seeds` stacked."""
-    from safetensors.torch import load_file
-
     method = method_class(spec.method)(feed.shape, spec.train, seeds, spec.fusion, spec.knobs)
     files = [load_file(folder / f"seed-{seed}" / "model.safetensors") for seed in seeds]
-    state = {k: torch.cat([file[f"model/{k}"] for file in files]) for k in method.state_dict()}
     try:
-        method.load_state_dict(state)
-    except RuntimeError as problem:
-        raise TrainError(f"The checkpoint in {folder} does not fit these features: {problem}") from None
+        method.load_state_dict({k: torch.cat([file[f"model/{k}"] for file in files]) for k in method.state_dict()})
+    except (KeyError, RuntimeError) as problem:
+        raise CacheError(
+            f"The weights in {folder} are not those of this version's {spec.label}: {problem}.",
+            "They were written by another version of mmbal.",
+            f"mmbal train --method {spec.method} --dataset {spec.dataset} --overwrite",
+        ) from None
     return method.to(device).eval()

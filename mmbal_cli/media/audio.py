@@ -76,7 +76,7 @@ def _samples(container: Any, rate: int, limit: int) -> tuple[np.ndarray, int]:
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
-        except av.error.InvalidDataError:
+        except av.error.FFmpegError:
             damaged += 1
             continue
         for frame in frames:

@@ -15,7 +15,7 @@ import selectors
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ class Pool:
         self.command, self.workers, self.deadline, self.recycle = command, max(1, workers), deadline, recycle
         self.max_rss, self.ahead, self.ahead_bytes = max_rss, ahead, ahead_bytes
 
-    def run(self, jobs: Iterable[dict[str, Any]], ordered: bool = True) -> Iterator[Result]:
+    def run(self, jobs: Iterable[dict[str, Any]], ordered: bool = True) -> Generator[Result, None, None]:
         """Yield (job index, header, arrays) for each job, in job order or as they finish.
 
         A job that fails as a whole has the header `{"error": {"type", "reason"}}` and no arrays. Raises

@@ -102,9 +102,7 @@ def _identity(path: Path) -> tuple[str, int, int, int]:
 
 def _header(container: Any) -> Header:
     facts: dict[str, Any] = {}
-    # a cover picture of a song is a video stream too
-    videos = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
-    if videos:
+    if videos := picture_streams(container):
         stream, seconds = videos[0], _seconds(videos[0], container)
         facts |= {"codec": _codec(stream), "frames": stream.frames, "seconds": seconds}
         if context := stream.codec_context:
@@ -115,6 +113,11 @@ def _header(container: Any) -> Header:
         if context := stream.codec_context:
             facts |= {"audio_rate": context.sample_rate, "channels": context.channels}
     return Header(**facts)
+
+
+def picture_streams(container: Any) -> list[Any]:
+    """Video streams of an open container, without the cover picture of a song."""
+    return [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
 
 
 def _codec(stream: Any) -> str:

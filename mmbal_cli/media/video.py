@@ -1,19 +1,24 @@
-"""Frames of a video by decord, resized in the decoder. Meant for a child process: decord can hang."""
+"""Frames of a video, resized in the decoder. For a child process only: decord can hang.
+
+By decord; where it fails or cannot be trusted, PyAV decides (`second.py`): whether a damaged clip can be
+used must not depend on timing.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmbal_cli.media import second
 from mmbal_cli.media.image import height_width
 from mmbal_cli.media.probe import ENOUGH, Header, probe, problem
 
 SAMPLING = ("uniform", "ends")
 PLACE = re.compile(r"\[[\d:]+\] \S+: ")  # time of day and source line: reasons must not differ from run to run
+AV1 = "; the codec may be unsupported by this decord, the package decord2 in its place reads AV1"
 
 
 def decode_video(
@@ -34,44 +39,24 @@ def decode_video(
     if not header.codec:
         raise problem(path, "has no video track")
     height, width = height_width(size)
-    try:
-        reader = _reader(path, height, width)
-        fps = float(reader.get_avg_fps())
-        shown, trusted = _times(reader, fps)
+    found = _by_decord(path, header, frames, height, width, sampling)
+    if found is None:
+        shown = second.frame_times(path, header)
         wanted = frame_indices(shown, frames, sampling)
-        pictures = None
-        if trusted:
-            with contextlib.suppress(Exception):  # a damaged end: what comes before it is still good
-                pictures = _batch(reader, width, wanted)
-        if pictures is None:
-            pictures, wanted = _in_sequence(_reader(path, height, width), width, wanted)
-    except Exception as error:  # decord raises RuntimeError, DECORDError and IndexError alike
-        raise problem(path, _undecodable(header, error)) from None
+        found = shown, wanted, second.pictures(path, wanted, height, width)
+    shown, wanted, pictures = found
+    seconds = float(shown[-1, 1] - shown[0, 0])
+    fps = len(shown) / seconds if seconds > 0 else 0.0
     stated = header.frames or round(header.seconds * fps)
     short = {"short": f"{len(shown)} of {stated} frames"} if len(shown) < ENOUGH * stated else {}
     facts = {
         "frame_count": len(shown),
         "stated_frames": stated,
         "fps": round(fps, 4),
-        "seconds": round(float(shown[-1, 1] - shown[0, 0]), 4),
+        "seconds": round(seconds, 4),
         "times": [round(float(shown[index, 0] - shown[0, 0]), 4) for index in wanted],
     }
     return pictures, facts | short
-
-
-def _times(reader: Any, fps: float) -> tuple[np.ndarray, bool]:
-    """Start and end of each frame in seconds [n,2], and whether the container states them.
-
-    MPEG program streams do not, and seeking in them gives wrong frames without an error.
-    """
-    shown = np.asarray(reader.get_frame_timestamp(range(len(reader))), np.float64)
-    start = shown[:, 0]
-    if not (np.isfinite(shown).all() and np.abs(start).max() < 1e6 and (np.diff(start) >= 0).all()):
-        start = np.arange(len(shown)) / fps
-        return np.stack([start, start + 1 / fps], 1), False
-    if shown[-1, 1] <= start[-1]:  # flv states no length of a frame
-        shown[-1, 1] = start[-1] + ((start[-1] - start[0]) / (len(start) - 1) if len(start) > 1 else 1 / fps)
-    return shown, True
 
 
 def frame_indices(shown: np.ndarray, frames: int, sampling: str) -> np.ndarray:
@@ -86,56 +71,43 @@ def frame_indices(shown: np.ndarray, frames: int, sampling: str) -> np.ndarray:
     return np.clip(np.searchsorted(start, times + slack, side="right") - 1, 0, len(start) - 1)
 
 
-def _reader(path: Path, height: int, width: int) -> Any:
+def _by_decord(
+    path: Path, header: Header, frames: int, height: int, width: int, sampling: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """(times [n,2], indices [T], pictures uint8 [T,H,W,3]), or None where the second decoder has to try."""
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)
-    # one thread: parallel children use the cores better than threads of one decoder
-    return decord.VideoReader(str(path.absolute()), ctx=decord.cpu(0), num_threads=1, width=width, height=height)
+    try:
+        # one thread: parallel children use the cores better than threads of one decoder
+        reader = decord.VideoReader(str(path.absolute()), ctx=decord.cpu(0), num_threads=1, width=width, height=height)
+        shown = np.asarray(reader.get_frame_timestamp(range(len(reader))), np.float64)
+        if not _plausible(shown):
+            return None
+        if shown[-1, 1] <= shown[-1, 0]:  # flv states no length of a frame
+            shown[-1, 1] += (shown[-1, 0] - shown[0, 0]) / max(1, len(shown) - 1) or 1 / reader.get_avg_fps()
+        wanted = frame_indices(shown, frames, sampling)
+        return shown, wanted, _batch(reader, width, wanted)
+    except Exception as error:  # decord raises RuntimeError, DECORDError and IndexError alike
+        if header.codec == "av1":
+            text = PLACE.sub("", str(error).strip().partition("\n")[0])
+            raise problem(path, f"the video (av1) cannot be decoded ({text}){AV1}") from None
+        return None
+
+
+def _plausible(shown: np.ndarray) -> bool:
+    """Whether these are times of frames: program streams have none, and seeking in them goes astray."""
+    return bool(np.isfinite(shown).all() and np.abs(shown).max() < 1e6 and (np.diff(shown[:, 0]) >= 0).all())
 
 
 def _batch(reader: Any, width: int, wanted: np.ndarray) -> np.ndarray:
-    """Frames uint8 [T,H,W,3] by seeking to each."""
-    if _row_bytes(width) % width == 0 and _row_bytes(width) != 3 * width:
-        return np.stack([_picture(reader[int(index)], width) for index in wanted])
-    return reader.get_batch(wanted).asnumpy()
-
-
-def _in_sequence(reader: Any, width: int, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frames uint8 [T,H,W,3] and their indices, clamped where the last tenth (or 3) cannot be decoded."""
-    kept, needed, last = {}, set(wanted.tolist()), -1
-    for index in range(int(wanted[-1]) + 1):
-        try:
-            frame = reader.next()
-        except Exception:
-            if last < 0 or len(reader) - index > max(3, len(reader) // 10):
-                raise
-            break
-        last = index
-        if index in needed:
-            kept[index] = _picture(frame, width)
-    kept[last] = _picture(frame, width)
-    wanted = np.minimum(wanted, last)
-    return np.stack([kept[index] for index in wanted.tolist()]), wanted
-
-
-def _picture(frame: Any, width: int) -> np.ndarray:
-    """One frame uint8 [H,W,3].
+    """Frames uint8 [T,H,W,3].
 
     Rows are padded to 32 px; where `width` divides their bytes (8, 12, 16, 24, 48, 72) decord takes the
     padding for more channels, and its `get_batch` fails.
     """
-    array = frame.asnumpy()
-    return array.reshape(len(array), -1)[:, : 3 * width].reshape(len(array), width, 3)
-
-
-def _row_bytes(width: int) -> int:
-    return 3 * -(-width // 32) * 32
-
-
-def _undecodable(header: Header, error: Exception) -> str:
-    text = PLACE.sub("", (str(error).strip().splitlines() or [""])[0]) or type(error).__name__
-    hint = ""
-    if header.codec == "av1":
-        hint = "; the codec may be unsupported by this decord, the package decord2 in its place reads AV1"
-    return f"the video ({header.codec}) cannot be decoded ({text}){hint}"
+    row = 3 * -(-width // 32) * 32
+    if row % width or row == 3 * width:
+        return reader.get_batch(wanted).asnumpy()
+    frames = (reader[int(index)].asnumpy() for index in wanted)
+    return np.stack([frame.reshape(len(frame), row)[:, : 3 * width].reshape(-1, width, 3) for frame in frames])

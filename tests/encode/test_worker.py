@@ -79,7 +79,12 @@ def test_two_modalities_of_one_kind_decode_the_file_once(clip, monkeypatch):
 
     calls = []
     decode = video.decode_video
-    monkeypatch.setattr(video, "decode_video", lambda *a, **k: calls.append(a) or decode(*a, **k))
+
+    def counted(*args, **settings):
+        calls.append(args)
+        return decode(*args, **settings)
+
+    monkeypatch.setattr(video, "decode_video", counted)
     job = {"reads": [read_job("a", str(clip), VIDEO), read_job("b", str(clip), VIDEO)]}
     found = readings(job, *handle(job))
     assert len(calls) == 1
@@ -93,16 +98,19 @@ def test_a_failure_of_the_whole_job_is_one_of_each_modality(clip):
 
 
 def test_an_encoder_that_cannot_be_made_is_an_answer():
-    job = {"reads": [{"modality": "t", "kind": "text", "value": "x", "decode": {}}]}
-    job["reads"][0]["encoder"] = {"name": "ngram-hesh", "params": {}}
+    encoder = {"name": "ngram-hesh", "params": {}}
+    job = {"reads": [{"modality": "t", "kind": "text", "value": "x", "decode": {}, "encoder": encoder}]}
     (found,) = ask([job])
-    assert found["t"].error["type"] == "EncoderError"
-    assert "ngram-hash" in found["t"].error["reason"]
+    error = found["t"].error
+    assert error is not None
+    assert error["type"] == "EncoderError"
+    assert "ngram-hash" in error["reason"]
 
 
 def test_features_that_are_not_finite_are_an_answer():
     job = {"reads": [read_job("v", [1.0, float("inf")], VECTOR)]}
-    assert "not finite" in readings(job, *handle(job))["v"].error["reason"]
+    error = readings(job, *handle(job))["v"].error
+    assert error == {"type": "MediaError", "reason": "raw-vector gave values that are not finite"}
 
 
 def test_the_child_imports_neither_torch_nor_transformers_nor_hdf5(clip):
@@ -137,9 +145,9 @@ print([len(arrays) for _, _, arrays in Pool(command(), 1).run([job])], torch.one
 
 def test_memory_of_a_child_stays_bounded_over_many_clips(clip):
     job = both(clip)
-    headers = [header for _, header, _ in Pool(_reporting(), 1, recycle=10_000).run(job for _ in range(220))]
+    headers = [header for _, header, _ in Pool(_reporting(), 1, recycle=10_000).run(job for _ in range(150))]
     resident = [header["resident"] for header in headers]
-    assert (resident[-1] - resident[60]) / 160 < 60_000  # decord's reader of sound would leave 100 KB for each
+    assert (resident[-1] - resident[50]) / 100 < 60_000  # decord's reader of sound would leave 100 KB for each
 
 
 def _reporting():
@@ -286,7 +294,7 @@ print(json.dumps([answers, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - 
 def test_unknown_kinds_and_encoders_name_the_nearest():
     with pytest.raises(EncoderError, match="Did you mean 'hog-motion'"):
         get_encoder("hog-motio", "video")
-    with pytest.raises(EncoderError, match="does not take audio.*logmel-stats"):
+    with pytest.raises(EncoderError, match=r"does not take audio.*logmel-stats"):
         get_encoder("ngram-hash", "audio")
     with pytest.raises(EncoderError, match="Did you mean 'video'"):
         get_encoder("", "vidoe")

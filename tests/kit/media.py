@@ -45,8 +45,12 @@ def write_clip(
     times: Sequence[float] | None = None,
     options: dict[str, str] | None = None,
     noise: int = 8,
+    corner: bool = False,
 ) -> Path:
-    """A clip of `frames` pictures of `size` (width, height); `sound` "" for none, `codec` "" for no pictures."""
+    """A clip of `frames` pictures of `size` (width, height); `sound` "" for none, `codec` "" for no pictures.
+
+    `times` (seconds) instead of a constant rate; `noise` grey levels of noise; `corner`: a white quarter.
+    """
     import av
 
     random_ = np.random.default_rng(0)
@@ -59,6 +63,8 @@ def write_clip(
         voice = _sound_stream(container, sound, rate, channels) if sound else None
         for index in range(frames if codec else 0):
             pixels = random_.integers(0, noise, (size[1], size[0], 3)) + level(index) - noise // 2
+            if corner:
+                pixels[: size[1] // 2, : size[0] // 2] = 255
             frame = av.VideoFrame.from_ndarray(pixels.astype(np.uint8), format="rgb24")
             frame.pts = round(times[index] * 1000) if times else index
             frame.time_base = Fraction(1, 1000) if times else Fraction(1, fps)

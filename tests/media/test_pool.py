@@ -32,20 +32,16 @@ def alive(pid: int) -> bool:
         return False
 
 
-def gone(pid: int, seconds: float = 5.0) -> bool:
+def wait_for(condition, seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
-    while alive(pid) and time.monotonic() < end:
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
-    return not alive(pid)
 
 
-def pid_in(path: Path, seconds: float = 20.0) -> int:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if path.is_file() and (text := path.read_text()):
-            return int(text)
-        time.sleep(0.01)
-    raise AssertionError("the child did not start")
+def pid_in(path: Path) -> int:
+    wait_for(lambda: path.is_file() and path.read_text())
+    return int(path.read_text())
 
 
 def test_results_come_in_the_order_of_the_jobs():
@@ -58,7 +54,7 @@ def test_results_come_in_the_order_of_the_jobs():
 
 
 def test_unordered_results_are_complete_and_do_not_wait_for_a_slow_one():
-    jobs = [{"value": i, "do": "sleep", "seconds": 1.0 * (i == 0)} for i in range(20)]
+    jobs = [{"value": i, "do": "sleep", "seconds": 2.0 * (i == 0)} for i in range(20)]
     results = run(jobs, ordered=False)
     assert sorted(index for index, _, _ in results) == list(range(20))
     assert [index for index, _, _ in results].index(0) > 10
@@ -149,20 +145,21 @@ def test_a_leaking_child_is_replaced_at_its_memory_limit():
     assert most <= 200 // 40 + DEPTH  # a child finishes the jobs it holds
 
 
-def test_look_ahead_is_bounded_by_count_and_by_bytes():
-    for options in ({"ahead": 12}, {"ahead_bytes": 8 << 20}):
-        drawn = 0
+@pytest.mark.parametrize("options", [{"ahead": 12}, {"ahead_bytes": 8 << 20}])
+def test_look_ahead_is_bounded_by_count_and_by_bytes(options):
+    drawn = []
 
-        def jobs():
-            nonlocal drawn
-            for drawn in range(200):
-                yield {"value": drawn, "size": 250_000}
+    def jobs():
+        for i in range(200):
+            drawn.append(i)
+            yield {"value": i, "size": 250_000}
 
-        with closing(Pool(COMMAND, 2, **options).run(jobs())) as results:
-            next(results)
-            time.sleep(0.5)
-            assert 8 <= drawn <= 24
-            assert len(list(results)) == 199
+    with closing(Pool(COMMAND, 2, **options).run(jobs())) as results:
+        next(results)
+        wait_for(lambda: len(drawn) >= 9)
+        time.sleep(0.3)
+        assert len(drawn) <= 24
+        assert len(list(results)) == 199
 
 
 def test_children_go_on_while_the_caller_is_busy():
@@ -175,20 +172,19 @@ def test_children_go_on_while_the_caller_is_busy():
 
     with closing(Pool(COMMAND, 2).run(jobs())) as results:
         next(results)
-        time.sleep(1.0)
-        assert len(drawn) == 100
+        wait_for(lambda: len(drawn) == 100)
 
 
 def test_closing_early_kills_a_hanging_child_and_frees_everything(tmp_path):
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     results = Pool(COMMAND, 1).run([{}, {"do": "hang", "pid_to": str(tmp_path / "pid")}])
     next(results)
     pid = pid_in(tmp_path / "pid")
     start = time.monotonic()
     results.close()
     assert time.monotonic() - start < GRACE
-    assert gone(pid)
-    assert len(os.listdir("/proc/self/fd")) == before
+    wait_for(lambda: not alive(pid), 5.0)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_children_that_never_start_are_an_error_with_what_they_said():
@@ -230,4 +226,4 @@ def test_no_hanging_child_outlives_a_parent_that_is_stopped(tmp_path, signum):
     _, said = parent.communicate(timeout=10)
     assert parent.returncode == -signum
     assert (b"KeyboardInterrupt" in said) == (signum == signal.SIGINT)
-    assert gone(pid)
+    wait_for(lambda: not alive(pid), 5.0)

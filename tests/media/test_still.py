@@ -35,7 +35,9 @@ def test_what_is_transparent_becomes_white(tmp_path, mode):
     clear = np.zeros((8, 8, 4), np.uint8)
     clear[:, 4:] = (0, 0, 0, 255)
     picture = Image.fromarray(clear).convert(mode)
-    picture.save(tmp_path / "p.png", **({"transparency": picture.getpixel((0, 0))} if mode == "P" else {}))
+    if mode == "P":
+        picture.info["transparency"] = picture.getpixel((0, 0))
+    picture.save(tmp_path / "p.png")
     found = decode_image(tmp_path / "p.png", 8)
     if mode != "P":  # one colour of a palette is clear, and both halves are black here
         assert found[:, 4:].max() == 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 
 from mmbal_cli.errors import MediaError
+from mmbal_cli.media import second
 from mmbal_cli.media.probe import probe
 from mmbal_cli.media.video import decode_video, frame_indices
 from tests.kit.media import level, write_clip, write_sound
@@ -17,7 +20,8 @@ CONTAINERS = [
     ("avi", "mpeg4", "libmp3lame"),
     ("flv", "flv1", "libmp3lame"),
     ("webm", "libvpx", ""),
-    ("mpg", "mpeg2video", ""),
+    ("mpg", "mpeg2video", ""),  # by the second decoder, as the next
+    ("ts", "libx264", "aac"),
 ]
 
 
@@ -99,17 +103,55 @@ def test_decoding_twice_gives_the_same_bytes(tmp_path):
     assert decode_video(clip)[0].tobytes() == decode_video(clip)[0].tobytes()
 
 
-def test_indices_are_clamped_where_the_end_of_a_clip_is_missing(tmp_path):
+def test_a_damaged_end_is_cut_off_and_more_than_a_tenth_is_an_error(tmp_path):
     whole = write_clip(tmp_path / "whole.mp4", 75, fps=25, sound="", noise=120, options={"movflags": "faststart"})
     data = whole.read_bytes()
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(data[: len(data) - 200])
-    pictures, facts = decode_video(cut, frames=75, size=24)
-    assert facts["stated_frames"] == 75
-    assert facts["times"][-1] < facts["times"][40] + 35 / 25
-    assert facts["times"] == sorted(facts["times"])
-    np.testing.assert_array_equal(pictures[-1], pictures[-2])
-    np.testing.assert_array_equal(pictures[:60], decode_video(whole, frames=75, size=24)[0][:60])
+    first = [decode_video(cut, frames=75, size=32) for _ in range(3)]
+    for pictures, facts in first:
+        assert facts["stated_frames"] == 75
+        assert 68 <= facts["frame_count"] < 75
+        assert facts["times"] == sorted(facts["times"])
+        np.testing.assert_array_equal(pictures, first[0][0])
+    kept = np.abs(first[0][0][:60].astype(int) - decode_video(whole, frames=75, size=32)[0][:60])
+    assert kept[:30].mean() < 12  # pictures of a shorter clip: neighbours at most
+    cut.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(MediaError, match=r"\(h264\) is damaged: \d\d of 75 frames decode"):
+        decode_video(cut)
+
+
+TURNS = {
+    90: (0, 1, 0, -1, 0, 0, 0, 0),
+    180: (-1, 0, 0, 0, -1, 0, 0, 0),
+    270: (0, -1, 0, 1, 0, 0, 0, 0),
+}
+
+
+@pytest.mark.parametrize("degrees", TURNS)
+def test_both_decoders_turn_a_phone_video_upright(tmp_path, degrees):
+    clip = write_clip(tmp_path / "c.mp4", 8, size=(128, 96), sound="", corner=True)
+    upright = decode_video(clip, 4, (48, 64))[0]
+    data = bytearray(clip.read_bytes())
+    place = data.index(struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30), data.index(b"tkhd"))
+    data[place : place + 36] = struct.pack(">9i", *(value << 16 for value in TURNS[degrees]), 1 << 30)
+    clip.write_bytes(data)
+    size = (64, 48) if degrees % 180 else (48, 64)
+    turned = decode_video(clip, 4, size)[0]
+    again = second.pictures(clip, np.array([1, 3, 5, 7]), *size)
+    wanted = np.rot90(upright, -degrees // 90, axes=(1, 2))
+    assert np.abs(turned.astype(int) - wanted).mean() < 4
+    assert np.abs(again.astype(int) - wanted).mean() < 4
+
+
+def test_the_second_decoder_sees_the_same_frames_at_the_same_times(tmp_path):
+    clip = write_clip(tmp_path / "c.mp4", 40, fps=12, noise=60)
+    pictures, facts = decode_video(clip, frames=8, size=96)
+    shown = second.frame_times(clip, probe(clip))
+    wanted = frame_indices(shown, 8, "uniform")
+    assert [round(time, 4) for time in shown[wanted, 0]] == pytest.approx(facts["times"], abs=1e-3)
+    again = second.pictures(clip, wanted, 96, 96)
+    assert np.abs(again.astype(int) - pictures).mean() < 3
 
 
 def test_a_container_that_promises_too_many_frames_shows_in_the_facts(tmp_path):
@@ -165,7 +207,7 @@ def test_reasons_do_not_differ_from_time_to_time(tmp_path):
     clip = write_clip(tmp_path / "c.mp4", 20, noise=120, options={"movflags": "faststart"})
     data = clip.read_bytes()
     clip.write_bytes(data[: len(data) // 3])
-    reasons = set()
+    reasons: set[str] = set()
     for _ in range(2):
         with pytest.raises(MediaError) as caught:
             decode_video(clip)
