@@ -107,7 +107,7 @@ def _decode_all(manifest: Manifest, encoders: dict[str, Encoder], workers: int |
             names.append(sample.id)
     found = []
     pool = Pool(command(), workers or len(os.sched_getaffinity(0)), DEADLINE)
-    with stage("decode", len(jobs)) as advance, closing(pool.run(jobs)) as results:  # type: ignore[type-var]
+    with stage("decode", len(jobs)) as advance, closing(pool.run(jobs)) as results:
         for position, header, arrays in results:
             for modality, reading in readings(jobs[position], header, arrays).items():
                 if reading.error:

@@ -183,6 +183,11 @@ class TrainDisplay:
             self.totals[job.spec.label] = self.totals.get(job.spec.label, 0) + epochs
         for label, total in self.totals.items():
             self.tasks[label] = self.progress.add_task(label, total=total, detail="", start=False)
+        self.whole = (
+            self.progress.add_task("all runs", total=sum(self.totals.values()), detail="")
+            if len(self.totals) > 1
+            else None
+        )
         self.left = len(jobs)
 
     def __enter__(self) -> TrainDisplay:
@@ -200,6 +205,8 @@ class TrainDisplay:
             self.done[label, job.seeds] = event["epoch"] * len(job.seeds)
             completed = sum(n for (name, _), n in self.done.items() if name == label)
             self.progress.update(task, completed=completed)
+            if self.whole is not None:
+                self.progress.update(self.whole, completed=sum(self.done.values()))
         if event.get("val"):
             self.progress.update(task, detail=f"val {100 * sum(event['val']) / len(event['val']):.1f}")
         if event["event"] in ("done", "error", "memory", "stopped"):

@@ -93,12 +93,12 @@ def _histograms(gx: np.ndarray, gy: np.ndarray) -> np.ndarray:
     strength = np.sqrt(gx * gx + gy * gy)
     place = np.arctan2(gy, gx) * np.float32(BINS / np.pi) + np.float32(BINS)  # 0 to 18: a full turn
     lower = place.astype(np.int64)
-    upper_share = (place - lower) * strength
+    carried = (place - lower) * strength  # the share of the next bin
     lower += _first_bins(count, size)
     length = count * CELLS * CELLS * TURN
-    turns = np.bincount(lower.ravel(), (strength - upper_share).ravel(), length)
-    lower += 1
-    turns += np.bincount(lower.ravel(), upper_share.ravel(), length)
+    turns, carry = (np.bincount(lower.ravel(), weights.ravel(), length) for weights in (strength, carried))
+    turns -= carry
+    turns[1:] += carry[:-1]  # never into another cell: the last bin of a turn carries nothing
     turns = turns.reshape(count, CELLS, CELLS, TURN)
     table = turns[..., :BINS] + turns[..., BINS : 2 * BINS]  # opposite directions fall together
     table[..., : TURN - 2 * BINS] += turns[..., 2 * BINS :]

@@ -61,6 +61,8 @@ def prepare(
         for one in work:
             one.publish_empty(chunks)
             one.finish(chunks)
+            for text in one.shortened():
+                notify(text)
         write_set(plan.cache, plan.prepared)
     return Outcome(plan.prepared, plan.indexes(), {one.name: one.made for one in work})
 
@@ -85,7 +87,7 @@ def _decode_and_publish(
         return {"reads": [one.read(chunks[tag[0]][tag[1]]) for one in wanted[tag]]}
 
     advance = on_start(len(tags))
-    with closing(pool.run(map(job, tags))) as results:  # type: ignore[type-var]
+    with closing(pool.run(map(job, tags))) as results:
         for position, header, arrays in results:
             number, row = tag = tags[position]
             if "error" not in header:
@@ -108,7 +110,7 @@ def _each_alone(pool: Pool, job: Mapping[str, Any]) -> dict[str, Reading]:
     jobs = [{"reads": [read]} for read in job["reads"]]
     single = Pool(pool.command, 1, pool.deadline)
     found: dict[str, Reading] = {}
-    with closing(single.run(jobs)) as results:  # type: ignore[type-var]
+    with closing(single.run(jobs)) as results:
         for position, header, arrays in results:
             found |= readings(jobs[position], header, arrays)
     return found

@@ -10,6 +10,7 @@ import contextlib
 import json
 import platform
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -68,6 +69,7 @@ class ModalityWork:
     faults: dict[int, dict[int, BadSample]] = field(default_factory=dict)
     bad: Counter[str] = field(default_factory=Counter)  # by split
     refused: dict[str, str] = field(default_factory=dict)  # text files that cannot be read, by sample
+    short: dict[int, dict[str, str]] = field(default_factory=dict)  # chunk -> sample -> "13 of 75 frames"
     made: int = 0
     form: tuple[tuple[int, ...], int] | None = None  # shape of a sample, rank of the mask
 
@@ -127,6 +129,8 @@ class ModalityWork:
             self.fault(number, row, sample, refused or (reading.error or {}).get("reason", "no result"))
         else:
             self.rows.setdefault(number, {})[row] = reading.array
+            if short := reading.facts.get("short"):  # decoders end quietly where a file was cut off
+                self.short.setdefault(number, {})[sample.id] = str(short)
 
     def fault(self, number: int, row: int, sample: Sample, reason: str) -> None:
         """Note a bad sample; stop early when there are clearly too many."""
@@ -192,7 +196,9 @@ class ModalityWork:
             "splits": [sample.split for sample in chunk],
             "groups": [sample.group for sample in chunk],
         }
-        image = shard_image(arrays, {"chunk": number, "modality": self.name, "fingerprint": self.one.fingerprint})
+        facts = {"chunk": number, "modality": self.name, "fingerprint": self.one.fingerprint}
+        short = dict(sorted(self.short.get(number, {}).items())[:REASON])
+        image = shard_image(arrays, facts | ({"short": short} if short else {}))
         self._record(number)  # before the shard: a shard that is there has its reasons beside it
         publish(self.folder, shard_name(number, image), image)
         self.todo.discard(number)
@@ -232,6 +238,12 @@ class ModalityWork:
         faults.sort(key=lambda fault: fault.split != "test")
         lines = [f"  {fault.id} ({fault.split}): {fault.reason}" for fault in faults[:EXAMPLES]]
         return "\n".join(lines + ([f"  ... and {len(faults) - EXAMPLES} more"] if len(faults) > EXAMPLES else []))
+
+    def shortened(self) -> Iterator[str]:
+        """One line, with an example, when clips gave less than their headers promise; they are used as they are."""
+        cut = [(name, what) for number in sorted(self.short) for name, what in sorted(self.short[number].items())]
+        if cut:
+            yield f"warning: {len(cut)} samples of {self.name} end early, e.g. {cut[0][0]}: {cut[0][1]}"
 
     def finish(self, chunks: list[tuple[Sample, ...]]) -> None:
         """Check the limits and publish the index."""

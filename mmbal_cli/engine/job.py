@@ -79,7 +79,8 @@ def run_job(
             if time.monotonic() - last > CHECKPOINT_EVERY_S:
                 save_checkpoint(work, fit.finished, *fit.state())
                 last = time.monotonic()
-            best = [score for score in fit.best_score.get("fused", torch.zeros(0)).tolist() if math.isfinite(score)]
+            whole = fit.best_score.get("fused") if len(fit.best_score) > 1 else next(iter(fit.best_score.values()))
+            best = [] if whole is None else [score for score in whole.tolist() if math.isfinite(score)]
             yield {"event": "epoch", "epoch": fit.finished, "epochs": epochs, "val": best}
     if stopped and fit.finished < epochs:
         save_checkpoint(work, fit.finished, *fit.state())

@@ -99,7 +99,7 @@ def generate(
         report(clips - len(missing), clips)
         jobs = [_job(clip, seed, dials) for clip in missing]
         pool = Pool([sys.executable, "-P", "-m", "mmbal_cli.data.datasets.demo_media"], workers or _cores())
-        with closing(pool.run(jobs, ordered=False)) as results:  # type: ignore[type-var]
+        with closing(pool.run(jobs, ordered=False)) as results:
             for done, (number, header, arrays) in enumerate(results, start=clips - len(missing) + 1):
                 if error := header.get("error"):
                     raise MediaError(f"{missing[number].file} was not rendered: {error['reason']}.")
