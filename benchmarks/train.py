@@ -1,7 +1,8 @@
-"""Training speed, as ratios measured in one run: `python benchmarks/train.py [--quick]`.
+"""Training speed, as ratios measured in one run: `python benchmarks/train.py [--rounds 5]`.
 
 CREMA-D size: 6,698 training samples, two 768-wide modalities, 6 classes, batch 64, adapters 768-256-256, concat.
-Rates are seed-samples/s (samples a second, summed over seeds). Every figure is the median of several repeats.
+Rates are seed-samples/s (samples a second, summed over seeds). Everything is measured once in each of several rounds;
+printed are medians over the rounds, of rates and of the ratios inside a round, so that a drifting machine cancels out.
 
 - limit:   the matrix products of one step, forward and backward, and nothing else, on one core
 - mmbal:   the real loop (shuffle, gather, step, fused SGD, validation and selection every epoch), on one core
@@ -17,7 +18,6 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -53,18 +53,12 @@ def crema_like() -> FeatureSet:
     return from_arrays("crema-like", "0" * 64, tuple("abcdef"), arrays)
 
 
-def median(measure: Callable[[], float], repeats: int) -> float:
-    """Median of `repeats` measurements after one warm-up."""
-    measure()
-    return statistics.median(measure() for _ in range(repeats))
-
-
 def limit(S: int, steps: int) -> float:
     """Seed-samples/s of the bare products of a step of S stacked seeds."""
     shapes = [(F, D, False), (D, D, True)] * 2 + [(2 * D, C, True)]
     operands = [(torch.randn(S, B, i), torch.randn(S, i, o), torch.randn(S, B, o), dx) for i, o, dx in shapes]
 
-    def once() -> float:
+    for _ in range(2):  # the first one warms up
         start = time.perf_counter()
         for _ in range(steps):
             for x, w, g, dx in operands:
@@ -72,23 +66,17 @@ def limit(S: int, steps: int) -> float:
                 torch.bmm(x.transpose(1, 2), g)
                 if dx:
                     torch.bmm(g, w.transpose(1, 2))
-        return S * B * steps / (time.perf_counter() - start)
-
-    return median(once, 5)
+    return S * B * steps / (time.perf_counter() - start)
 
 
 def stacked(features: FeatureSet, S: int, method: str = "concat") -> float:
     """Seed-samples/s of the engine's loop with S seeds, records and selection included."""
     feed = Feed(features, torch.device("cpu"), torch.float32)
-
-    def once() -> float:
-        cls = method_class(method)
-        fit = Fit(cls(feed.shape, CONFIG, tuple(range(S)), cls.card.fusions[0]), feed)
-        start = time.perf_counter()
-        list(fit.run())
-        return S * N * CONFIG.epochs / (time.perf_counter() - start)
-
-    return median(once, 3)
+    cls = method_class(method)
+    fit = Fit(cls(feed.shape, CONFIG, tuple(range(S)), cls.card.fusions[0]), feed)
+    start = time.perf_counter()
+    list(fit.run())
+    return S * N * CONFIG.epochs / (time.perf_counter() - start)
 
 
 class Head(nn.Module):
@@ -121,24 +109,20 @@ class Rows(torch.utils.data.Dataset):
         return torch.from_numpy(self.file["a"][i]), torch.from_numpy(self.file["v"][i]), self.y[i]
 
 
-def loader(dataset: torch.utils.data.Dataset, steps: int, repeats: int) -> float:
+def loader(dataset: torch.utils.data.Dataset, steps: int) -> float:
     """Samples/s of a plain training loop: DataLoader, SGD, `.item()` each step."""
-
-    def once() -> float:
-        model = Head()
-        optimizer = torch.optim.SGD(model.parameters(), 1e-2, momentum=0.9, weight_decay=1e-4)
-        batches = iter(torch.utils.data.DataLoader(dataset, B, shuffle=True, drop_last=True))
-        start, total = time.perf_counter(), 0.0
-        for _ in range(steps):
-            a, v, y = next(batches)
-            loss = nn.functional.cross_entropy(model(a, v), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.item()
-        return B * steps / (time.perf_counter() - start)
-
-    return median(once, repeats)
+    model = Head()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-2, momentum=0.9, weight_decay=1e-4)
+    batches = iter(torch.utils.data.DataLoader(dataset, B, shuffle=True, drop_last=True))
+    start, total = time.perf_counter(), 0.0
+    for _ in range(steps):
+        a, v, y = next(batches)
+        loss = nn.functional.cross_entropy(model(a, v), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item()
+    return B * steps / (time.perf_counter() - start)
 
 
 def two_cores(features: FeatureSet, epochs: int) -> float:
@@ -152,7 +136,7 @@ def two_cores(features: FeatureSet, epochs: int) -> float:
     from mmbal_cli.engine.runs import RunFolder
     from tests.kit.prepared import write_prepared
 
-    seeds = tuple(range(1, 5))
+    seeds = tuple(range(1, 11))
     with tempfile.TemporaryDirectory() as folder:
         cache, runs = Path(folder) / "cache", Path(folder) / "runs"
         write_prepared(cache, features, "crema-like")
@@ -164,33 +148,44 @@ def two_cores(features: FeatureSet, epochs: int) -> float:
     return len(seeds) * N * epochs / (times[-1] - times[0])
 
 
+def one_round(
+    features: FeatureSet, memory: torch.utils.data.Dataset, rows: torch.utils.data.Dataset
+) -> dict[str, float]:
+    """Every rate once."""
+    found = {}
+    for S in (1, 5):
+        found[f"limit {S}"], found[f"mmbal {S}"] = limit(S, 200 // S), stacked(features, S)
+    found["loader"], found["rows"] = loader(memory, 100), loader(rows, 40)
+    torch.set_num_threads(os.cpu_count() or 1)
+    found["loader, all threads"] = loader(memory, 100)
+    torch.set_num_threads(1)
+    found["mmbal, 2 cores"] = two_cores(features, 8)
+    return found
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer repeats, one core only")
-    quick = parser.parse_args().quick
-    threads = torch.get_num_threads()
+    parser.add_argument("--rounds", type=int, default=5)
+    count = parser.parse_args().rounds
     torch.set_num_threads(1)
     features = crema_like()
-    print(f"torch {torch.__version__}, {os.cpu_count()} cores")
-    for S in (1, 5):
-        bare, own = limit(S, 200 // S), stacked(features, S)
-        print(f"one core, S={S}: limit {bare:9.0f}  mmbal {own:9.0f}  ratio {own / bare:.2f} (target 0.65)")
-    if quick:
-        return
     memory = torch.utils.data.TensorDataset(*(x[:N] for x in features.x.values()), features.y[:N])
-    one = loader(memory, 100, 5)
     with tempfile.TemporaryDirectory() as folder:
-        rows = loader(Rows(Path(folder) / "rows.h5", features), 25, 3)
-    torch.set_num_threads(max(threads, os.cpu_count() or 1))
-    both = loader(memory, 100, 5)
-    torch.set_num_threads(1)
-    pair = statistics.median(two_cores(features, 12) for _ in range(3))
-    print(f"loader, one thread {one:9.0f}, default threads {both:9.0f}, HDF5 rows {rows:9.0f}")
-    print(
-        f"mmbal on 2 cores {pair:9.0f}: {pair / one:.2f} x loader (target 2.0), {pair / both:.2f} x loader with default"
-    )
-    print(f"threads, {pair / rows:.1f} x rows (target 13)")
+        rows = Rows(Path(folder) / "rows.h5", features)
+        rounds = [one_round(features, memory, rows) for _ in range(count + 1)][1:]
+    print(f"torch {torch.__version__}, {os.cpu_count()} cores, {count} rounds after a warm-up")
+    for name in rounds[0]:
+        print(f"{name:20s} {statistics.median(r[name] for r in rounds):9.0f} seed-samples/s")
+
+    def ratio(a: str, b: str, target: str) -> None:
+        print(f"{a} / {b}: {statistics.median(r[a] / r[b] for r in rounds):.2f} {target}")
+
+    ratio("mmbal 1", "limit 1", "(target 0.65)")
+    ratio("mmbal 5", "limit 5", "(target 0.65)")
+    ratio("mmbal, 2 cores", "loader", "(target 2.0)")
+    ratio("mmbal, 2 cores", "loader, all threads", "")
+    ratio("mmbal, 2 cores", "rows", "(target 13)")
 
 
 if __name__ == "__main__":

@@ -34,16 +34,14 @@ class Feed:
 
     def epoch(self, rng: SeedStreams, size: int) -> Iterator[Batch]:
         """One pass over the training split: every sample once for each seed, the last batch may be short."""
-        rows = self.rows["train"]
-        order = rng.permutation("shuffle", len(rows)).to(self.device)  # [S,N]
-        for idx in order.split(size, dim=1):
-            yield self._gather(rows[idx], idx)
-
-    def _gather(self, rows: Tensor, idx: Tensor) -> Batch:
-        flat, lead = rows.flatten(), rows.shape
-        x = {m: value.index_select(0, flat).view(*lead, *value.shape[1:]) for m, value in self.x.items()}
-        mask = {m: None if value is None else value[rows] for m, value in self.mask.items()}
-        return Batch(x, self.y[rows], idx, mask)
+        order = rng.permutation("shuffle", len(self.rows["train"])).to(self.device)  # [S,N]
+        chosen = self.rows["train"][order]
+        labels = self.y[chosen]
+        for idx, rows, y in zip(order.split(size, 1), chosen.split(size, 1), labels.split(size, 1), strict=True):
+            flat = rows.flatten()
+            x = {m: value.index_select(0, flat).view(*rows.shape, *value.shape[1:]) for m, value in self.x.items()}
+            mask = {m: None if value is None else value[rows] for m, value in self.mask.items()}
+            yield Batch(x, y, idx, mask)
 
     def split(self, split: str, S: int) -> Iterator[Batch]:
         """A whole split in order, the same rows for every seed."""

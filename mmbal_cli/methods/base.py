@@ -16,8 +16,9 @@ checkpoint, resume and device moves come for free. A method never sees disk, con
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -50,12 +51,20 @@ class Batch:
 
 @dataclass
 class Out:
-    """One forward pass: h[m] [S,B,D] features, z[m] [S,B,C] per-modality logits, fused [S,B,C]."""
+    """One forward pass: h[m] [S,B,D] features, fused [S,B,C] logits, z[m] [S,B,C] per-modality logits.
+
+    `z` is computed when a method first asks for it: plain training never does.
+    """
 
     h: dict[str, Tensor]
-    z: dict[str, Tensor]
     fused: Tensor
+    unimodal: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     extra: dict[str, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def z(self) -> dict[str, Tensor]:
+        """Logits of each modality, from the fusion's own rule."""
+        return self.unimodal(self.h)
 
 
 @dataclass(frozen=True)
@@ -260,9 +269,7 @@ class Method(nn.Module):
 
     def classify(self, h: dict[str, Tensor]) -> Out:
         """Fused and per-modality logits of features h."""
-        z = self.fusion.unimodal(h)
-        fused = torch.stack([z[m] for m in self.mods]).sum(0) if self.fusion.additive else self.fusion.logits(h)
-        return Out(h, z, fused)
+        return Out(h, self.fusion.logits(h), self.fusion.unimodal)
 
     def forward(self, batch: Batch) -> Out:
         """encode, then classify."""
@@ -285,7 +292,7 @@ class Method(nn.Module):
     def update(self, each: Tensor, out: Out, batch: Batch) -> None:
         """Backward of the sum over seeds (they share nothing, so each keeps its own gradient), then the step."""
         self.opt.zero_grad()
-        each.sum().backward()
+        each.backward(torch.ones_like(each))
         with torch.no_grad():
             self.modulate(out, batch)
         self.opt.step(self.hold)

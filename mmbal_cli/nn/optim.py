@@ -40,7 +40,8 @@ class StackedOptimizer:
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
-        self.inner.zero_grad(set_to_none=True)
+        for p in self.params:
+            p.grad = None
 
     def step(self, mask: Tensor | None = None) -> None:
         """Clip each seed's gradient (if asked), then update; `mask` [S] bool holds the other seeds still."""

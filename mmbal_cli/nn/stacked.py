@@ -73,7 +73,8 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[S,B,in] -> [S,B,width]."""
         for layer, drop in zip(self.layers, self.drops, strict=True):
-            x = drop(torch.relu(layer(x)))
+            x = torch.relu_(layer(x))
+            x = drop(x) if drop.p else x
         return x
 
 

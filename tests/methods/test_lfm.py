@@ -49,7 +49,7 @@ def test_three_modalities_average_over_pairs() -> None:
     h = dict(zip(method.mods, (EYE, EYE, SWAPPED), strict=True))
     y = torch.zeros(1, 2, dtype=torch.long)
     batch = Batch({}, y, y, dict.fromkeys(method.mods))
-    assert method.alignment(Out(h, {}, EYE), batch).item() == pytest.approx(0.979928, abs=1e-6)
+    assert method.alignment(Out(h, EYE, dict), batch).item() == pytest.approx(0.979928, abs=1e-6)
 
 
 def test_absent_samples_are_neither_anchors_nor_negatives() -> None:

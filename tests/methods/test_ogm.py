@@ -32,7 +32,7 @@ def test_coefficient_of_known_probabilities(form: str, expected: float) -> None:
         v: torch.stack([logits_with(0.4), logits_with(0.4)])[None],
     }
     y = torch.zeros(1, 2, dtype=torch.long)
-    k = method.coefficients(Out({}, z, z[a]), Batch({}, y, y, dict.fromkeys(method.mods)))
+    k = method.coefficients(Out({}, z[a], lambda h: z), Batch({}, y, y, dict.fromkeys(method.mods)))
     assert k[a].item() == pytest.approx(expected, abs=1e-6)
     assert k[v].item() == 1
 

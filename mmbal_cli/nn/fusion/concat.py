@@ -1,7 +1,6 @@
 """Concatenation and one linear layer: z = sum_m h_m W_m + b, z_m = h_m W_m + b/M (GeWu-Lab/OGM-GE_CVPR2022).
 
-One weight [S, M*D, C] initialised as the concatenated layer (fan-in M*D); the product is taken block by block,
-which is the same sum and gives every modality's share for free.
+One weight [S, M*D, C], initialised as the concatenated layer (fan-in M*D). The shares are the products of its blocks.
 """
 
 from __future__ import annotations
@@ -20,6 +19,10 @@ class Concat(AdditiveFusion):
     def __init__(self, rng: SeedStreams, mods: tuple[str, ...], width: int, classes: int, dtype: torch.dtype) -> None:
         super().__init__(rng, mods, width, classes, dtype)
         self.head = Linear(rng, "fusion/concat", len(mods) * width, classes, dtype)
+
+    def logits(self, h: Features) -> Tensor:
+        """One product on the concatenated features."""
+        return self.head(torch.cat([h[m] for m in self.mods], -1))
 
     def _blocks(self, h: Features, bias: Tensor) -> Features:
         blocks = self.head.weight.chunk(len(self.mods), dim=1)
