@@ -42,7 +42,7 @@ def err() -> Console:
 
 def note(message: str) -> None:
     """One line for the reader on stderr, printed literally (no markup)."""
-    err().print(Text(message))
+    err().print(Text(message), soft_wrap=True)
 
 
 def emit_json(document: Any) -> None:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from mmbal_cli.methods.base import Batch, Card, Method, Out, knob
+from mmbal_cli.nn.stacked import total
 from mmbal_cli.ops.gradients import scale_gradients
 from mmbal_cli.ops.losses import ce, entropy, masked_mean
 
@@ -47,7 +48,7 @@ class ARL(Method):
     def loss(self, out: Out, batch: Batch) -> Tensor:
         """Fused plus unimodal cross-entropies, [S]; keeps the unimodal logits for `modulate`."""
         out.extra |= self.fusion.alone(out.h)
-        own = torch.stack([ce(out.extra[m], batch.y, batch.present(m)) for m in self.mods]).sum(0)
+        own = total(ce(out.extra[m], batch.y, batch.present(m)) for m in self.mods)
         return ce(out.fused, batch.y) + (1.0 if self.warm else self.gamma) * own
 
     @property

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mmbal_cli.methods.base import Batch, Card, Method, Out, knob
 from mmbal_cli.nn.fusion import FUSIONS
+from mmbal_cli.nn.stacked import total
 from mmbal_cli.ops.losses import ce, contrastive
 
 
@@ -62,7 +63,7 @@ class LFMH(Method):
             contrastive(out.h[j], out.h[k], self.tau, _both(batch.present(j), batch.present(k)))
             for j, k in combinations(self.mods, 2)
         ]
-        return torch.stack(pairs).mean(0) if pairs else torch.zeros(self.S, dtype=self.dtype, device=out.fused.device)
+        return total(pairs) / len(pairs) if pairs else torch.zeros(self.S, dtype=self.dtype, device=out.fused.device)
 
 
 def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -6,10 +6,10 @@ Changes: loss. Formula: L = CE(z, y) + gamma * sum_m CE(z_m, y), with z_m the mo
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mmbal_cli.methods.base import Batch, Card, Method, Out, knob
+from mmbal_cli.nn.stacked import total
 from mmbal_cli.ops.losses import ce
 
 
@@ -21,5 +21,5 @@ class Uniform(Method):
 
     def loss(self, out: Out, batch: Batch) -> Tensor:
         """Joint plus unimodal cross-entropies, [S]."""
-        own = torch.stack([ce(out.z[m], batch.y, batch.present(m)) for m in self.mods]).sum(0)
+        own = total(ce(out.z[m], batch.y, batch.present(m)) for m in self.mods)
         return ce(out.fused, batch.y) + self.gamma * own

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmbal_cli.methods.base import Batch, Card, Method, Out
+from mmbal_cli.nn.stacked import total
 from mmbal_cli.ops.losses import ce
 
 
@@ -23,16 +24,14 @@ class UnimodalEnsemble(Method):
         """Per-modality logits, averaged over the modalities that are present."""
         out = super().forward(batch)
         masks = [batch.present(m) for m in self.mods]
-        weight = torch.stack(
-            [torch.ones_like(out.fused[..., 0]) if mask is None else mask.to(out.fused.dtype) for mask in masks]
-        )  # [M,S,B]
-        z = torch.stack([out.z[m] for m in self.mods])  # [M,S,B,C]
-        out.fused = (weight[..., None] * z).sum(0) / weight.sum(0).clamp_min(1)[..., None]
+        weights = [torch.ones_like(out.fused[..., 0]) if mask is None else mask.to(self.dtype) for mask in masks]
+        z = total(w[..., None] * out.z[m] for m, w in zip(self.mods, weights, strict=True))
+        out.fused = z / total(weights).clamp_min(1)[..., None]
         return out
 
     def loss(self, out: Out, batch: Batch) -> Tensor:
         """Sum of M losses that have no parameter in common."""
-        return torch.stack([ce(out.z[m], batch.y, batch.present(m)) for m in self.mods]).sum(0)
+        return total(ce(out.z[m], batch.y, batch.present(m)) for m in self.mods)
 
     def selects(self, parameter: str) -> str:
         """Each modality's adapter and head follow that modality's own validation score."""

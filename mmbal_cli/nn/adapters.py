@@ -40,8 +40,10 @@ class TemporalAdapter(nn.Module):
         """x [S,B,T,F], mask [S,B,T] or None (all valid) -> [S,B,D]."""
         S, B, T, _ = x.shape
         h = self.mlp(x.flatten(1, 2))  # [S,B*T,D]
-        score = self.score(h) if self.score is not None else h.new_zeros(S, B * T, 1)
-        score = score.view(S, B, T)
+        score = h.new_zeros(S, B, T)
+        if self.score is not None:  # not a product with one column: its rounding depends on how many seeds are stacked
+            assert self.score.bias is not None
+            score = ((h * self.score.weight.transpose(1, 2)).sum(-1) + self.score.bias[..., 0]).view(S, B, T)
         if mask is not None:
             score = score.masked_fill(~mask, torch.finfo(score.dtype).min)
         weight = score.softmax(-1)  # [S,B,T]

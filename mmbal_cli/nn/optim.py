@@ -1,4 +1,4 @@
-"""One optimizer over stacked parameters: torch's fused SGD or AdamW, with per-seed clip and masked step.
+"""One optimizer over stacked parameters: torch's SGD or AdamW, with per-seed clip and masked step.
 
 A zero gradient is not a freeze: momentum, decay and Adam's moments still move a weight. Whoever must hold a
 seed still passes its mask, and parameters *and* optimizer state of that seed stay as they were, bit for bit.
@@ -15,18 +15,27 @@ from torch import Tensor, nn
 from mmbal_cli.nn.stacked import per_seed
 from mmbal_cli.recipe import TrainConfig
 
+VECTOR = 64  # elements; torch's fused kernels round the rest of a tensor differently from its body
+
 
 class StackedOptimizer:
-    """SGD with momentum, or AdamW; one state for all seeds, every tensor with a leading S."""
+    """SGD with momentum, or AdamW; one state for all seeds, every tensor with a leading S.
+
+    Fused kernels where a seed's share of a tensor is a multiple of `VECTOR`; elsewhere the position of the rest,
+    and with it the last bit of a seed's numbers, would depend on how many seeds are stacked.
+    """
 
     def __init__(self, params: Iterable[nn.Parameter], config: TrainConfig) -> None:
         self.params, self.config = list(params), config
+        even = [p for p in self.params if p[0].numel() % VECTOR == 0]
+        odd = [p for p in self.params if p[0].numel() % VECTOR != 0]
+        groups = [{"params": even, "fused": True}, {"params": odd, "fused": False, "foreach": True}]
         if config.optimizer == "sgd":
             self.inner: torch.optim.Optimizer = torch.optim.SGD(
-                self.params, config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+                groups, config.lr, momentum=config.momentum, weight_decay=config.weight_decay
             )
         else:
-            self.inner = torch.optim.AdamW(self.params, config.lr, weight_decay=config.weight_decay, fused=True)
+            self.inner = torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay)
 
     @property
     def lr(self) -> float:
@@ -92,7 +101,7 @@ def schedule(config: TrainConfig, epoch: int, epochs: int) -> float:
 def clip_per_seed(params: Iterable[nn.Parameter], bound: float) -> None:
     """Scale each seed's whole gradient so that its 2-norm is at most `bound`."""
     grads = [p.grad for p in params if p.grad is not None]
-    norm = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0).sqrt()  # [S]
+    norm = torch.stack([g.flatten(1).square().sum(1) for g in grads], 1).sum(1).sqrt()  # [S]
     factor = (bound / (norm + 1e-6)).clamp(max=1.0)
     for g in grads:
         g.mul_(per_seed(factor, g))

@@ -7,7 +7,8 @@ defaults and is drawn from the stream `init/<name>` of each seed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import reduce
 from itertools import pairwise
 
 import torch
@@ -91,3 +92,8 @@ class PerModality(nn.ModuleDict):
 def per_seed(value: Tensor, like: Tensor) -> Tensor:
     """View [S] so that it broadcasts over `like` [S,...]."""
     return value.view(-1, *[1] * (like.dim() - 1))
+
+
+def total(terms: Iterable[Tensor]) -> Tensor:
+    """Sum of equal-shaped tensors, one after the other: a reduction over a stacked dimension rounds by its layout."""
+    return reduce(torch.add, terms)

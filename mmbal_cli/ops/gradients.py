@@ -20,7 +20,7 @@ def scale_gradients(params: Iterable[nn.Parameter], factor: Tensor) -> None:
 def gradient_norm(params: Iterable[nn.Parameter]) -> Tensor | None:
     """2-norm [S] of all gradients together; None when there are none."""
     squares = [p.grad.flatten(1).square().sum(1) for p in params if p.grad is not None]
-    return torch.stack(squares).sum(0).sqrt() if squares else None
+    return torch.stack(squares, 1).sum(1).sqrt() if squares else None
 
 
 def deviation(g: Tensor) -> Tensor:

@@ -62,6 +62,19 @@ def test_stacked_equals_solo(name: str, M: int, absent: float) -> None:
 
 
 @every_method
+def test_on_a_cpu_a_seed_is_bitwise_the_same_alone_and_in_company(name: str) -> None:
+    data = feed(feature_set(3, classes=6, absent=0.1), "float32")
+    config = TrainConfig(**(CONFIG.model_dump() | {"dtype": "float32", "width": 64, "clip": 0.5}))
+    stacked = build(name, data, (1, 2, 3, 4, 5), config=config)
+    train(stacked, data, epochs=7)
+    for group in ((2,), (4, 5)):
+        part = build(name, data, group, config=config)
+        train(part, data, epochs=7)
+        for i, seed in enumerate(group):
+            assert all(torch.equal(v, weights(stacked, seed - 1)[k]) for k, v in weights(part, i).items())
+
+
+@every_method
 def test_not_a_number_in_one_seed_leaves_the_others_bitwise(name: str) -> None:
     data = feed(feature_set(3))
     clean, hurt = build(name, data), build(name, data)

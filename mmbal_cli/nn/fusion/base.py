@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from mmbal_cli.nn.stacked import total
 from mmbal_cli.seeds import SeedStreams
 
 Features = dict[str, Tensor]
@@ -50,4 +51,4 @@ class AdditiveFusion(Fusion):
     def logits(self, h: Features) -> Tensor:
         """Sum of the shares, in the order of the modalities."""
         shares = self.unimodal(h)
-        return torch.stack([shares[m] for m in self.mods]).sum(0)
+        return total(shares[m] for m in self.mods)
