@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmbal_cli.data.splits import carve
 from mmbal_cli.errors import CacheError
 from mmbal_cli.store.sets import PreparedSet, read_arrays, read_set
 
 SPLITS = ("train", "val", "test")
+INNER_SEED = 1  # another order than the validation split, which has seed 0
 CLAMP = 10.0  # standardised values of rare features (a hashed word seen once) would dominate the adapter
 
 Stats = dict[str, tuple[Tensor, Tensor]]
@@ -34,6 +36,7 @@ class FeatureSet:
     x: dict[str, Tensor]
     mask: dict[str, Tensor | None]
     rows: dict[str, Tensor]
+    groups: list[str] = field(default_factory=list)  # empty when the data name none
     scaling: Stats = field(default_factory=dict)  # what `standardised` used, empty before
 
     @property
@@ -53,6 +56,15 @@ class FeatureSet:
             found[m] = (valid.mean(0), valid.std(0, unbiased=False).clamp_min(1e-5))
         return found
 
+    def inner(self, share: float) -> dict[str, Tensor]:
+        """Rows of `train` without, and of `inner` with, about `share` of the training samples of every class."""
+        rows = self.rows["train"].tolist()
+        ids, labels = [self.ids[row] for row in rows], self.y[rows].tolist()
+        groups = [self.groups[row] for row in rows] if self.groups else []
+        chosen, _ = carve(ids, labels, groups, share, INNER_SEED)
+        inside = torch.tensor([name in chosen for name in ids])
+        return {"train": self.rows["train"][~inside], "inner": self.rows["train"][inside]}
+
     def standardised(self, stats: Stats) -> FeatureSet:
         """The same set with every modality scaled by `stats`, bounded, and exactly zero where absent."""
         x: dict[str, Tensor] = {}
@@ -65,7 +77,7 @@ class FeatureSet:
 
 
 def from_arrays(name: str, fingerprint: str, classes: tuple[str, ...], arrays: dict[str, Any]) -> FeatureSet:
-    """Tensors from what the store read: ids, splits, labels [N], features {m: array}, mask {m: bool array}."""
+    """Tensors from what the store read: ids, splits, groups, labels [N], features {m: array}, mask {m: bool array}."""
     x: dict[str, Tensor] = {}
     masks: dict[str, Tensor | None] = {}
     for m, values in arrays["features"].items():
@@ -76,7 +88,8 @@ def from_arrays(name: str, fingerprint: str, classes: tuple[str, ...], arrays: d
     splits = arrays["splits"]
     rows = {s: torch.tensor([i for i, split in enumerate(splits) if split == s], dtype=torch.long) for s in SPLITS}
     y = torch.from_numpy(arrays["labels"].astype("int64"))
-    return FeatureSet(name, fingerprint, classes, list(arrays["ids"]), y, x, masks, rows)
+    groups = list(arrays["groups"]) if any(arrays.get("groups", ())) else []
+    return FeatureSet(name, fingerprint, classes, list(arrays["ids"]), y, x, masks, rows, groups)
 
 
 def load_features(cache: Path, dataset: str) -> tuple[PreparedSet, FeatureSet]:

@@ -1,4 +1,4 @@
-"""A validation set carved out of train, for data that come without one.
+"""A part carved out of train: a validation set for data that come without one, and a method's inner split.
 
 Stratified by class and seeded by a hash of the id, so the choice depends neither on row order nor on
 which other samples exist. Whole groups move when the table names groups: a speaker that validates
@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 SHARE = 0.1
-MOST = 0.2  # one large group must not take more than this share of train
+MOST = 2  # times the share: one large group must not take more
 
 
 def _rank(seed: int, name: str) -> bytes:
@@ -23,27 +23,38 @@ def carve_validation(
     ids: Sequence[str], labels: Sequence[int], groups: Sequence[str], *, seed: int = 0
 ) -> tuple[set[str], str]:
     """Ids of train samples to validate on, and one sentence that says how they were chosen."""
-    percent = f"{SHARE:.0%}"
+    chosen, way = carve(ids, labels, groups, SHARE, seed)
+    return chosen, f"validation: {SHARE:.0%} of train, {way}, seed {seed}"
+
+
+def carve(
+    ids: Sequence[str], labels: Sequence[int], groups: Sequence[str], share: float, seed: int
+) -> tuple[set[str], str]:
+    """Ids of about `share` of the samples, and `whole groups` or `stratified`.
+
+    Of every class with two or more samples at least one is taken and one is left; a class of one sample stays.
+    """
     if any(groups):
-        chosen = _whole_groups(ids, labels, groups, seed)
+        chosen = _whole_groups(ids, labels, groups, share, seed)
         if chosen:
-            return chosen, f"validation: {percent} of train, whole groups, seed {seed}"
-    chosen = _stratified(ids, labels, seed)
-    return chosen, f"validation: {percent} of train, stratified, seed {seed}"
+            return chosen, "whole groups"
+    return _stratified(ids, labels, share, seed), "stratified"
 
 
-def _stratified(ids: Sequence[str], labels: Sequence[int], seed: int) -> set[str]:
+def _stratified(ids: Sequence[str], labels: Sequence[int], share: float, seed: int) -> set[str]:
     by_class: dict[int, list[str]] = defaultdict(list)
     for name, label in zip(ids, labels, strict=True):
         by_class[label].append(name)
     chosen: set[str] = set()
     for members in by_class.values():
-        wanted = max(1, round(SHARE * len(members))) if len(members) > 1 else 0
+        wanted = min(max(1, round(share * len(members))), len(members) - 1)
         chosen.update(sorted(members, key=lambda name: _rank(seed, name))[:wanted])
     return chosen
 
 
-def _whole_groups(ids: Sequence[str], labels: Sequence[int], groups: Sequence[str], seed: int) -> set[str]:
+def _whole_groups(
+    ids: Sequence[str], labels: Sequence[int], groups: Sequence[str], share: float, seed: int
+) -> set[str]:
     """Groups in hash order until the share is reached; none that would take a class out of train."""
     members: dict[str, list[int]] = defaultdict(list)
     for position, group in enumerate(groups):
@@ -51,10 +62,10 @@ def _whole_groups(ids: Sequence[str], labels: Sequence[int], groups: Sequence[st
     left = Counter(labels)
     chosen: set[str] = set()
     for group in sorted(members, key=lambda name: _rank(seed, name)):
-        if len(chosen) >= SHARE * len(ids):
+        if len(chosen) >= share * len(ids):
             break
         taken = Counter(labels[position] for position in members[group])
-        fits = len(chosen) + taken.total() <= MOST * len(ids)
+        fits = len(chosen) + taken.total() <= MOST * share * len(ids)
         if fits and all(left[label] > count for label, count in taken.items()):
             left -= taken
             chosen.update(ids[position] for position in members[group])

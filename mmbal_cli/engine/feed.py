@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from copy import copy
 
 import torch
 from torch import Tensor
 
 from mmbal_cli.data.features import FeatureSet
 from mmbal_cli.errors import UsageError
-from mmbal_cli.methods.base import Batch, Method, Shape
+from mmbal_cli.methods.base import Batch, Method, Shape, Split, View
 from mmbal_cli.ops.losses import masked_mean
 from mmbal_cli.seeds import SeedStreams
 
@@ -30,18 +30,35 @@ class Feed:
     @property
     def shape(self) -> Shape:
         """What a method may know of the data."""
-        return Shape(self.features.shapes, len(self.features.classes), len(self.rows["train"]))
+        return Shape(self.features.shapes, len(self.features.classes), len(self.features.rows["train"]))
 
-    def epoch(self, rng: SeedStreams, size: int) -> Iterator[Batch]:
-        """One pass over the training split: every sample once for each seed, the last batch may be short."""
-        order = rng.permutation("shuffle", len(self.rows["train"])).to(self.device)  # [S,N]
-        chosen = self.rows["train"][order]
+    def carved(self, share: float) -> Feed:
+        """The same tensors with `share` of the training split set aside as `inner`."""
+        if share <= 0:
+            return self
+        other = copy(self)
+        other.rows = self.rows | {split: rows.to(self.device) for split, rows in self.features.inner(share).items()}
+        return other
+
+    def epoch(self, rng: SeedStreams, size: int, split: str = "train") -> Iterator[Batch]:
+        """One pass over a split: every sample once for each seed, the last batch may be short."""
+        order = rng.permutation("shuffle", len(self.rows[split])).to(self.device)  # [S,N]
+        chosen = self.rows[split][order]
         labels = self.y[chosen]
         for idx, rows, y in zip(order.split(size, 1), chosen.split(size, 1), labels.split(size, 1), strict=True):
-            flat = rows.flatten()
-            x = {m: value.index_select(0, flat).view(*rows.shape, *value.shape[1:]) for m, value in self.x.items()}
-            mask = {m: None if value is None else value[rows] for m, value in self.mask.items()}
-            yield Batch(x, y, idx, mask)
+            yield self._gather(idx, rows, y)
+
+    def sample(self, split: str, rng: SeedStreams, n: int) -> Batch:
+        """n random samples of a split for each seed, without replacement."""
+        idx = rng.permutation("sample", len(self.rows[split]))[:, :n].to(self.device)
+        rows = self.rows[split][idx]
+        return self._gather(idx, rows, self.y[rows])
+
+    def _gather(self, idx: Tensor, rows: Tensor, y: Tensor) -> Batch:
+        flat = rows.flatten()
+        x = {m: value.index_select(0, flat).view(*rows.shape, *value.shape[1:]) for m, value in self.x.items()}
+        mask = {m: None if value is None else value[rows] for m, value in self.mask.items()}
+        return Batch(x, y, idx, mask, rows)
 
     def split(self, split: str, S: int) -> Iterator[Batch]:
         """A whole split in order, the same rows for every seed."""
@@ -54,30 +71,50 @@ class Feed:
                 m: None if value is None else value[rows].expand(S, n, *value.shape[1:])
                 for m, value in self.mask.items()
             }
-            yield Batch(x, self.y[rows].expand(S, n), idx, mask)
+            yield Batch(x, self.y[rows].expand(S, n), idx, mask, rows.expand(S, n))
             position += n
 
 
 class SplitPeek:
-    """What an epoch hook may look at: training and validation, never test."""
+    """What a hook may look at: training, validation and the inner split, never test."""
 
     def __init__(self, method: Method, feed: Feed) -> None:
         self._method, self._feed = method, feed
 
-    def batches(self, split: Literal["train", "val"]) -> Iterator[Batch]:
+    def batches(self, split: Split) -> Iterator[Batch]:
         """The split in order, in evaluation batches."""
-        if split not in ("train", "val"):
-            raise UsageError(f"A method asked for the '{split}' split.", "The test set is sealed: train or val only.")
-        return self._feed.split(split, self._method.S)
+        return self._feed.split(self._allowed(split), self._method.S)
 
-    def losses(self, split: Literal["train", "val"]) -> dict[str, Tensor]:
+    def sample(self, split: Split, n: int) -> Batch:
+        """n random samples for each seed."""
+        return self._feed.sample(self._allowed(split), self._method.rng, n)
+
+    def outputs(self, split: Split) -> View:
+        """Logits, labels and masks of the whole split."""
+        found = predictions(self._method, self._feed, self._allowed(split), cpu=False)
+        mods = self._method.mods
+        S = self._method.S
+        present = {m: found[f"present/{m}"] for m in mods}
+        return View(found["logits"], {m: found[f"logits/{m}"] for m in mods}, found["labels"].expand(S, -1), present)
+
+    def losses(self, split: Split) -> dict[str, Tensor]:
         """Mean cross-entropy [S] of `fused` and each modality."""
-        return {k[4:] or "fused": v for k, v in scores(self._method, self.batches(split)).items() if k[:3] == "nll"}
+        return self._scored("nll", split)
 
-    def accuracy(self, split: Literal["train", "val"]) -> dict[str, Tensor]:
+    def accuracy(self, split: Split) -> dict[str, Tensor]:
         """Accuracy [S] of `fused` and each modality."""
-        found = scores(self._method, self.batches(split)).items()
-        return {k[9:] or "fused": v for k, v in found if k[:8] == "accuracy"}
+        return self._scored("accuracy", split)
+
+    def _scored(self, score: str, split: Split) -> dict[str, Tensor]:
+        found = scores(self._method, self.batches(split))
+        return {name.partition("/")[2] or "fused": v for name, v in found.items() if name.partition("/")[0] == score}
+
+    def _allowed(self, split: str) -> str:
+        if split not in ("train", "val", "inner"):
+            raise UsageError(f"A method asked for the '{split}' split.", "The test set is sealed: train or val only.")
+        if split not in self._feed.rows:
+            raise UsageError("A method asked for the inner split.", "Its `held_out` must say how much to set aside.")
+        return split
 
 
 @torch.no_grad()
@@ -107,8 +144,8 @@ def scores(method: Method, batches: Iterator[Batch]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def predictions(method: Method, feed: Feed, split: str) -> dict[str, Tensor]:
-    """`probs`, `logits`, `logits/m` [S,N,C], `present/m` [N] and `labels` [N] of a whole split, on the CPU."""
+def predictions(method: Method, feed: Feed, split: str, cpu: bool = True) -> dict[str, Tensor]:
+    """`probs`, `logits`, `logits/m` [S,N,C], `present/m` [S,N] and `labels` [N] of a whole split."""
     parts: dict[str, list[Tensor]] = {}
     for batch in feed.split(split, method.S):
         out = method(batch)
@@ -117,6 +154,7 @@ def predictions(method: Method, feed: Feed, split: str) -> dict[str, Tensor]:
             present = batch.present(m)
             row[f"present/{m}"] = torch.ones_like(batch.y, dtype=torch.bool) if present is None else present
         for name, value in row.items():
-            parts.setdefault(name, []).append(value.cpu())
+            parts.setdefault(name, []).append(value.cpu() if cpu else value)
     found = {name: torch.cat(values, 1) for name, values in parts.items()}
-    return found | {"labels": feed.y[feed.rows[split]].cpu()}
+    labels = feed.y[feed.rows[split]]
+    return found | {"labels": labels.cpu() if cpu else labels}

@@ -1,5 +1,6 @@
 """The training loop as one page: phases, epochs, steps; selection on validation for each seed apart.
 
+    for each phase:  best weights of the phase before -> method.begin_phase -> its own optimizer and selection
     for each epoch:  method.begin_epoch -> step over shuffled batches -> method.end_epoch
                      -> scores on validation -> best state kept for each seed -> record -> checkpoint
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from mmbal_cli.engine.checkpoint import flatten, select
 from mmbal_cli.engine.feed import Feed, SplitPeek, scores
-from mmbal_cli.methods.base import Method
+from mmbal_cli.methods.base import Method, Phase
 from mmbal_cli.nn.stacked import per_seed
 from mmbal_cli.ops.gradients import gradient_norm
 
@@ -43,20 +44,29 @@ class Fit:
 
     def __post_init__(self) -> None:
         self.died = torch.full((self.method.S,), -1, dtype=torch.long, device=self.feed.device)
+        self.feed = self.feed.carved(self.method.held_out())
+        self.method.see(self.feed.x, self.feed.mask)
+        self.phases = self.method.phases()
+        self.peek = SplitPeek(self.method, self.feed)
 
     # --------------------------------------------------------------------------------- the loop
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[list[dict[str, Any]]]:
         """Train; yields one record for each seed after every epoch; ends early, resumable, when `stop()`."""
         epoch = 0
-        for phase in self.method.phases():
-            self.method.phase, self.method.phase_epochs = phase.name, phase.epochs
+        for number, phase in enumerate(self.phases):
+            if epoch + phase.epochs <= self.finished:
+                epoch += phase.epochs
+                continue
+            self.aim(phase)
+            if epoch == self.finished:
+                self.begin(number)
             for self.method.epoch in range(phase.epochs):
                 epoch += 1
                 if epoch <= self.finished:
                     continue
                 start = time.perf_counter()
-                record = self.train_epoch()
+                record = self.train_epoch(phase.data)
                 record |= self.validate(epoch)
                 self.finished = epoch
                 self.seconds += time.perf_counter() - start
@@ -65,17 +75,31 @@ class Fit:
                 if stop() or not bool(self.method.alive.any()):
                     return
 
-    def train_epoch(self) -> dict[str, Tensor]:
-        """One pass; returns what was logged, as means over the epoch [S]."""
-        method, peek = self.method, SplitPeek(self.method, self.feed)
+    def aim(self, phase: Phase) -> None:
+        """Tell the method which phase it is in."""
+        self.method.phase, self.method.phase_epochs = phase.name, phase.epochs
+
+    def begin(self, number: int) -> None:
+        """Start a phase: from the best weights of the one before, with a new optimizer and a new selection."""
+        if number and self.phases[number - 1].keep_best:
+            self.method.load_state_dict(self.best)
+        self.method.epoch = 0
+        self.method.eval()
+        self.method.begin_phase(self.peek)
+        self.method.opt = self.method.optimizer()
+        self.best, self.best_score, self.best_nll, self.best_epoch = {}, {}, {}, {}
+
+    def train_epoch(self, split: str = "train") -> dict[str, Tensor]:
+        """One pass over the samples of `split`; returns what was logged, as means over the epoch [S]."""
+        method = self.method
         method.opt.set_epoch(method.epoch, method.phase_epochs)
         method.eval()
-        method.begin_epoch(peek)
+        method.begin_epoch(self.peek)
         method.train()
         batch_size = method.config.batch
-        every = max(1, -(-len(self.feed.rows["train"]) // batch_size) // GRADIENT_SAMPLES)
+        every = max(1, -(-len(self.feed.rows[split]) // batch_size) // GRADIENT_SAMPLES)
         losses, sizes = [], []
-        for step, batch in enumerate(self.feed.epoch(method.rng, batch_size)):
+        for step, batch in enumerate(self.feed.epoch(method.rng, batch_size, split)):
             losses.append(method.step(batch))
             sizes.append(batch.y.shape[1])
             if step % every == 0:
@@ -83,7 +107,7 @@ class Fit:
         each = torch.stack(losses)  # [steps,S]
         self.health(each)
         method.eval()
-        method.end_epoch(peek)
+        method.end_epoch(self.peek)
         weight = each.new_tensor(sizes)[:, None] / sum(sizes)
         return {"train/loss": (each * weight).sum(0)} | method.collect()
 
@@ -110,7 +134,7 @@ class Fit:
     def validate(self, epoch: int) -> dict[str, Tensor]:
         """Validation scores [S]; keeps the state of every seed that improved."""
         method = self.method
-        found = scores(method, SplitPeek(method, self.feed).batches("val"))
+        found = scores(method, self.peek.batches("val"))
         state = dict(method.state_dict())
         units = {name: method.selects(name) for name in state}
         improved: dict[str, Tensor] = {}
@@ -166,6 +190,12 @@ class Fit:
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
         method, device = self.method, self.feed.device
+        epochs = 0
+        for phase in self.phases:  # the saved optimizer is that of the phase of the last finished epoch
+            if epochs < meta["finished"]:
+                self.aim(phase)
+            epochs += phase.epochs
+        method.opt = method.optimizer()
         method.load_state_dict({k: v.to(device) for k, v in select(tensors, "model").items()})
         method.opt.load_state({k: v.to(device) for k, v in select(tensors, "opt").items()})
         method.rng.load_state(select(tensors, "rng"))

@@ -98,7 +98,9 @@ def publish_seeds(fit: Fit, feed: Feed, folder: RunFolder, work: Path, epochs: i
     found = {split: predictions(method, feed, split) for split in ("val", "test") if len(feed.rows[split])}
     state = {k: v.cpu() for k, v in method.state_dict().items()}
     stats = feed.features.scaling
-    records = (work / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    records: dict[int, list[str]] = {seed: [] for seed in method.rng.seeds}
+    for line in (work / "records.jsonl").read_text(encoding="utf-8").splitlines():
+        records[json.loads(line)["seed"]].append(line)
     status: dict[int, str] = {}
     for i, seed in enumerate(method.rng.seeds):
         died = int(fit.died[i])
@@ -109,13 +111,13 @@ def publish_seeds(fit: Fit, feed: Feed, folder: RunFolder, work: Path, epochs: i
             "best_epoch": {unit: int(epoch[i]) for unit, epoch in fit.best_epoch.items()},
             "epochs": fit.finished,
             "seconds": round(fit.seconds / method.S, 3),
+            "val": _selected(found["val"], i) if died < 0 else None,
             "reason": "" if died < 0 else f"loss was not finite at step {died}",
         }
         target = work / f"seed-{seed}"
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
-        own = [line for line in records if json.loads(line)["seed"] == seed]
-        publish(target, "records.jsonl", ("\n".join(own) + "\n").encode())
+        publish(target, "records.jsonl", ("\n".join(records[seed]) + "\n").encode())
         if died < 0:
             for split, tensors in found.items():
                 publish(target, f"predictions-{split}.safetensors", _prediction_file(tensors, i, seed, split, feed))
@@ -127,6 +129,13 @@ def publish_seeds(fit: Fit, feed: Feed, folder: RunFolder, work: Path, epochs: i
         shutil.rmtree(folder.path / target.name, ignore_errors=True)
         target.replace(folder.path / target.name)
     return status
+
+
+def _selected(val: dict[str, Tensor], i: int) -> dict[str, float]:
+    """Accuracy and NLL of one seed's validation predictions: what tuning may look at."""
+    true = val["probs"][i].gather(-1, val["labels"][:, None]).squeeze(-1)
+    hit = val["probs"][i].argmax(-1) == val["labels"]
+    return {"accuracy": hit.double().mean().item(), "nll": -true.double().clamp_min(1e-38).log().mean().item()}
 
 
 def _prediction_file(tensors: dict[str, Tensor], i: int, seed: int, split: str, feed: Feed) -> bytes:
@@ -160,6 +169,7 @@ def _plain(value: Any) -> Any:
 def restore(spec: RunSpec, folder: Path, seeds: tuple[int, ...], feed: Feed, device: str) -> Method:
     """The method of a finished run with the selected weights of `seeds` stacked."""
     method = method_class(spec.method)(feed.shape, spec.train, seeds, spec.fusion, spec.knobs)
+    method.see(feed.x, feed.mask)
     files = [load_file(folder / f"seed-{seed}" / "model.safetensors") for seed in seeds]
     try:
         method.load_state_dict({k: torch.cat([file[f"model/{k}"] for file in files]) for k in method.state_dict()})

@@ -27,6 +27,7 @@ class Row(NamedTuple):
     kind: str
     paper: str
     line: str
+    reconstructed: bool = False
 
 
 METHODS: dict[str, Row] = {
@@ -40,10 +41,16 @@ METHODS: dict[str, Row] = {
     "concat": Row("concat:Concat", "reference", "", "joint training, one linear head on all features"),
     "sum": Row("sum:Sum", "fusion", "", "joint training, sum of per-modality logits"),
     "uniform": Row("uniform:Uniform", "loss", "", "joint loss plus equal unimodal losses"),
+    "heads": Row("heads:Heads", "loss", "", "joint loss plus a head and a loss of its own for each modality"),
+    "late-fusion": Row("heads:LateFusion", "loss", "", "trained like heads, predicts the mean of their logits"),
     "ogm": Row("ogm:OGM", "gradient", "CVPR 2022", "damps the encoder gradient of the leading modality"),
     "ogm-ge": Row("ogm_ge:OGMGE", "gradient", "CVPR 2022", "OGM plus noise of the gradient's own spread"),
     "arl": Row("arl:ARL", "loss, gradient", "ICCV 2025", "asymmetric learning: targets from the logits' entropy"),
     "lfm-h": Row("lfm_h:LFMH", "loss, schedule", "NeurIPS 2024", "alignment first, classification later"),
+    "lfm-lb": Row("lfm_lb:LFMLB", "loss, schedule", "NeurIPS 2024", "as lfm-h, with a learned mix"),
+    "iibalance": Row("iibalance:IIBalance", "loss, inference", "ICME 2026", "budgets of information decide", True),
+    "bmlr": Row("bmlr:BMLR", "loss", "arXiv 2605.28869", "labels reshaped until modalities are equally hard", True),
+    "bmlmi": Row("bmlmi:BMLMI", "stages, loss", "arXiv 2511.00987", "distils, then weighs the losses", True),
 }
 
 

@@ -1,17 +1,19 @@
 """The one method interface: override the smallest hook that suffices.
 
     build()                adapters, fusion, extra heads and buffers
-    optimizer()            one optimizer over all parameters
+    optimizer()            one optimizer over all parameters, made at the start of every phase
     encode(batch) -> h     adapters;          classify(h) -> Out     fusion and per-modality logits
     loss(out, batch) [S]   cross-entropy of the fused logits
     modulate(out, batch)   after backward, before the update: edit `p.grad` in place
     step(batch) -> [S]     a whole step, for methods with several backward passes
-    phases()               named stretches of epochs;  begin_epoch(peek), end_epoch(peek)
+    phases()               named stretches of epochs;  begin_phase(peek), begin_epoch(peek), end_epoch(peek)
+    held_out()             share of the training split that is set aside for budgets, weights and gates
     predict(out)           probabilities [S,B,C]
 
 Three rules make a method stack-safe: reduce the batch with `dim=1` only and never dimension 0, branch with
 `torch.where` only, draw randomness from `self.rng` only. State is buffers and parameters with a leading S, so
-checkpoint, resume and device moves come for free. A method never sees disk, console or the test split.
+checkpoint, resume and device moves come for free. A method never sees disk, console or the test split; only a
+transductive one (`see`) gets the features, never the labels, of all samples.
 """
 
 from __future__ import annotations
@@ -25,23 +27,30 @@ import torch
 from torch import Tensor, nn
 
 from mmbal_cli.errors import RecipeError, UsageError, nearest
+from mmbal_cli.methods.knobs import Knob, knob
 from mmbal_cli.nn.adapters import adapter
 from mmbal_cli.nn.fusion import FUSIONS, fusion_class
 from mmbal_cli.nn.optim import StackedOptimizer
-from mmbal_cli.nn.stacked import PerModality
+from mmbal_cli.nn.stacked import PerModality, total
 from mmbal_cli.ops.losses import ce
 from mmbal_cli.recipe import TrainConfig
 from mmbal_cli.seeds import SeedStreams
 
+__all__ = ["Batch", "Card", "Knob", "Method", "Out", "Peek", "Phase", "Shape", "Split", "View", "knob"]
+
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's data: x[m] [S,B,...], y [S,B], idx [S,B] (rows of the split); mask[m] None = all present."""
+    """One step's data: x[m] [S,B,...], y [S,B], idx [S,B] (rows of the split); mask[m] None = all present.
+
+    `rows` [S,B] are rows of the whole data set: the nodes of a transductive encoder's graph.
+    """
 
     x: dict[str, Tensor]
     y: Tensor
     idx: Tensor
     mask: dict[str, Tensor | None]
+    rows: Tensor | None = None
 
     def present(self, m: str) -> Tensor | None:
         """[S,B] bool: which samples have modality `m`; None when all have."""
@@ -67,12 +76,31 @@ class Out:
         return self.unimodal(self.h)
 
 
+Split = Literal["train", "val", "inner"]
+
+
+@dataclass(frozen=True)
+class View:
+    """Outputs on a whole split, without gradient: fused [S,N,C], z[m] [S,N,C], y [S,N], present[m] [S,N] bool."""
+
+    fused: Tensor
+    z: dict[str, Tensor]
+    y: Tensor
+    present: dict[str, Tensor]
+
+
 @dataclass(frozen=True)
 class Phase:
-    """A named stretch of epochs; `step` may look at `self.phase`."""
+    """A named stretch of epochs over the samples of `data`; `step` may look at `self.phase`.
+
+    Each phase has its own optimizer, schedule and selection. The next phase starts from the best validation epoch
+    of this one (`keep_best`), else from its last; the best epoch of the last phase is the result.
+    """
 
     name: str
     epochs: int
+    data: Split = "train"
+    keep_best: bool = True
 
 
 @dataclass(frozen=True)
@@ -101,82 +129,28 @@ class Card:
     scales_gradients: bool = False
     reduces_to: str = ""
     backwards: int = 1
+    stages: str = ""
+    holds_out: str = ""
+    reconstructed: bool = False
 
 
 class Peek(Protocol):
     """Views of whole splits for the epoch hooks; there is no way to ask for the test split."""
 
-    def losses(self, split: Literal["train", "val"]) -> dict[str, Tensor]:
+    def losses(self, split: Split) -> dict[str, Tensor]:
         """Mean cross-entropy [S] of `fused` and each modality."""
 
-    def accuracy(self, split: Literal["train", "val"]) -> dict[str, Tensor]:
+    def accuracy(self, split: Split) -> dict[str, Tensor]:
         """Accuracy [S] of `fused` and each modality."""
 
-    def batches(self, split: Literal["train", "val"]) -> Iterator[Batch]:
+    def outputs(self, split: Split) -> View:
+        """Logits, labels and masks of the whole split."""
+
+    def batches(self, split: Split) -> Iterator[Batch]:
         """The split in order, in evaluation batches."""
 
-
-@dataclass
-class Knob:
-    """One hyper-parameter of a method: default, help, where the default comes from, and what is valid."""
-
-    default: Any
-    help: str
-    source: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
-    name: str = ""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = self.name or name
-
-    def __get__(self, instance: Method | None, owner: type) -> Any:
-        return self if instance is None else instance.knobs[self.name]
-
-    def convert(self, value: Any, method: str) -> Any:
-        """`value` in the type of the default, or a RecipeError that names the valid range."""
-        kind = type(self.default)
-        try:
-            if kind is bool:
-                text = str(value).lower()
-                if text not in {"true", "false", "1", "0", "yes", "no", "on", "off"}:
-                    raise ValueError
-                converted: Any = text in {"true", "1", "yes", "on"}
-            else:
-                converted = kind(str(value)) if kind is not float else float(value)
-        except (TypeError, ValueError):
-            raise RecipeError(
-                f"method.{self.name}={value!r} of {method} is no {kind.__name__}.", self.valid()
-            ) from None
-        outside = isinstance(converted, (int, float)) and not (
-            (self.low is None or converted >= self.low) and (self.high is None or converted <= self.high)
-        )
-        if outside or (self.choices and converted not in self.choices):
-            raise RecipeError(f"method.{self.name}={value} of {method} is out of range.", self.valid())
-        return converted
-
-    def valid(self) -> str:
-        """One sentence: the type and the range or the choices."""
-        if self.choices:
-            return f"Expected one of {', '.join(self.choices)}."
-        low = "" if self.low is None else f" from {self.low:g}"
-        high = "" if self.high is None else f" to {self.high:g}"
-        return f"Expected {type(self.default).__name__}{low}{high}."
-
-
-def knob(
-    default: Any,
-    help: str,
-    *,
-    source: str,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] = (),
-    name: str = "",
-) -> Any:
-    """Declare a hyper-parameter in a class body, read it as an attribute; `name` when a hook has that name."""
-    return Knob(default, help, source, low, high, choices, name)
+    def sample(self, split: Split, n: int) -> Batch:
+        """n random samples for each seed, without replacement; all of them when there are no more."""
 
 
 class Method(nn.Module):
@@ -250,12 +224,22 @@ class Method(nn.Module):
         self.fusion = fusion_class(self.fusion_name)(self.rng, self.mods, self.D, self.C, self.dtype)
 
     def optimizer(self) -> StackedOptimizer:
-        """One optimizer over all parameters."""
-        return StackedOptimizer(self.parameters(), self.config)
+        """One optimizer over all parameters that learn."""
+        return StackedOptimizer((p for p in self.parameters() if p.requires_grad), self.config)
 
     def phases(self) -> list[Phase]:
         """One stretch of training."""
         return [Phase("train", self.config.epochs)]
+
+    def held_out(self) -> float:
+        """Share of the training split that no `train` phase sees: the split `inner`. Stratified, whole groups."""
+        return 0.0
+
+    def see(self, x: dict[str, Tensor], mask: dict[str, Tensor | None]) -> None:
+        """Features x[m] [N,...] of all samples, without labels or splits; called once, for transductive encoders."""
+
+    def begin_phase(self, peek: Peek) -> None:
+        """Called when `self.phase` begins, in evaluation mode, before its optimizer is made."""
 
     def begin_epoch(self, peek: Peek) -> None:
         """Called before each epoch, in evaluation mode."""
@@ -278,6 +262,17 @@ class Method(nn.Module):
     def loss(self, out: Out, batch: Batch) -> Tensor:
         """Cross-entropy of the fused logits, [S]."""
         return ce(out.fused, batch.y)
+
+    def unimodal_loss(self, out: Out, batch: Batch) -> Tensor:
+        """Sum over modalities of the cross-entropy of their own logits, each over the samples that have it; [S]."""
+        return total(ce(out.z[m], batch.y, batch.present(m)) for m in self.mods)
+
+    def mean_logits(self, out: Out, batch: Batch) -> Tensor:
+        """Mean of the per-modality logits over the modalities that a sample has, [S,B,C]."""
+        masks = [batch.present(m) for m in self.mods]
+        weights = [torch.ones_like(out.fused[..., 0]) if mask is None else mask.to(self.dtype) for mask in masks]
+        z = total(w[..., None] * out.z[m] for m, w in zip(self.mods, weights, strict=True))
+        return z / total(weights).clamp_min(1)[..., None]
 
     def modulate(self, out: Out, batch: Batch) -> None:
         """Edit gradients in place between backward and update."""
@@ -304,6 +299,17 @@ class Method(nn.Module):
     def selects(self, parameter: str) -> str:
         """Which validation score picks the epoch of this state entry: `fused` or a modality."""
         return "fused"
+
+    # --------------------------------------------------------------------------------------- state
+
+    def owner(self, entry: str) -> str:
+        """The modality whose adapter or head a state entry belongs to, else `fused`."""
+        return next((m for m in self.mods if f".{m}_." in f".{entry}"), "fused")
+
+    def initial(self) -> dict[str, Tensor]:
+        """The state this method had when it was built: drawn again from the seeds' streams, nothing is stored."""
+        twin = type(self)(self.shape, self.config, self.rng.seeds, self.fusion_name, self.knobs)
+        return {name: value.to(self.alive.device) for name, value in twin.state_dict().items()}
 
     # ----------------------------------------------------------------------------------- records
 

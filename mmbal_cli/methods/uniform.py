@@ -9,7 +9,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmbal_cli.methods.base import Batch, Card, Method, Out, knob
-from mmbal_cli.nn.stacked import total
 from mmbal_cli.ops.losses import ce
 
 
@@ -21,5 +20,4 @@ class Uniform(Method):
 
     def loss(self, out: Out, batch: Batch) -> Tensor:
         """Joint plus unimodal cross-entropies, [S]."""
-        own = total(ce(out.z[m], batch.y, batch.present(m)) for m in self.mods)
-        return ce(out.fused, batch.y) + self.gamma * own
+        return ce(out.fused, batch.y) + self.gamma * self.unimodal_loss(out, batch)

@@ -7,12 +7,9 @@ Formula: z = mean over the modalities that a sample has of z_m.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mmbal_cli.methods.base import Batch, Card, Method, Out
-from mmbal_cli.nn.stacked import total
-from mmbal_cli.ops.losses import ce
 
 
 class UnimodalEnsemble(Method):
@@ -23,16 +20,13 @@ class UnimodalEnsemble(Method):
     def forward(self, batch: Batch) -> Out:
         """Per-modality logits, averaged over the modalities that are present."""
         out = super().forward(batch)
-        masks = [batch.present(m) for m in self.mods]
-        weights = [torch.ones_like(out.fused[..., 0]) if mask is None else mask.to(self.dtype) for mask in masks]
-        z = total(w[..., None] * out.z[m] for m, w in zip(self.mods, weights, strict=True))
-        out.fused = z / total(weights).clamp_min(1)[..., None]
+        out.fused = self.mean_logits(out, batch)
         return out
 
     def loss(self, out: Out, batch: Batch) -> Tensor:
         """Sum of M losses that have no parameter in common."""
-        return total(ce(out.z[m], batch.y, batch.present(m)) for m in self.mods)
+        return self.unimodal_loss(out, batch)
 
     def selects(self, parameter: str) -> str:
         """Each modality's adapter and head follow that modality's own validation score."""
-        return next(m for m in self.mods if parameter.startswith((f"enc.{m}_.", f"fusion.heads.{m}_.")))
+        return self.owner(parameter)

@@ -20,6 +20,16 @@ def masked_mean(each: Tensor, present: Tensor | None = None) -> Tensor:
     return torch.where(present, each, 0.0).sum(1) / present.sum(1).clamp_min(1)
 
 
+def soft_ce(z: Tensor, target: Tensor, present: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy [S] of logits z [S,B,C] and soft labels [S,B,C], over present samples only."""
+    return masked_mean(-(target * z.log_softmax(-1)).sum(-1), present)
+
+
+def kl(p: Tensor, z: Tensor) -> Tensor:
+    """KL(p || softmax(z)) [S,B] of probabilities p and logits z [S,B,C]; zeros of p count as 0 log 0 = 0."""
+    return (torch.xlogy(p, p) - p * z.log_softmax(-1)).sum(-1)
+
+
 def entropy(z: Tensor) -> Tensor:
     """Entropy in nats [S,B] of softmax(z)."""
     logp = z.log_softmax(-1)

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from mmbal_cli.data.features import FeatureSet, from_arrays
 from mmbal_cli.engine.feed import Feed
+from mmbal_cli.engine.fit import Fit
 from mmbal_cli.methods import method_class
-from mmbal_cli.methods.base import Method
+from mmbal_cli.methods.base import Batch, Method
 from mmbal_cli.recipe import TrainConfig
 
-SHAPES: dict[str, tuple[int, ...]] = {"audio": (7,), "video": (3, 5), "text": (6,)}
+SHAPES: dict[str, tuple[int, ...]] = {"audio": (7,), "video": (3, 5), "text": (6,), "depth": (4,)}
 CONFIG = TrainConfig(epochs=4, batch=16, width=8, lr=0.05, dtype="float64")
 
 
@@ -51,6 +52,23 @@ def build(
     cls = method_class(name)
     fusion = str(knobs.pop("fusion", cls.card.fusions[0]))
     return cls(data.shape, config, seeds, fusion, dict(knobs))
+
+
+def fit(method: Method, data: Feed) -> Fit:
+    """All phases through the engine."""
+    run = Fit(method, data)
+    list(run.run())
+    return run
+
+
+def steps(method: Method, data: Feed, n: int, split: str = "train") -> list[Batch]:
+    """The next n batches of `split` (of as many epochs as they need), taken as training steps; returns them."""
+    taken: list[Batch] = []
+    while len(taken) < n:
+        for batch in list(data.epoch(method.rng, method.config.batch, split))[: n - len(taken)]:
+            method.step(batch)
+            taken.append(batch)
+    return taken
 
 
 def train(method: Method, data: Feed, epochs: int = 1) -> list[Tensor]:
