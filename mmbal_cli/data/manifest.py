@@ -37,6 +37,10 @@ RULES = {  # rule -> what was expected, what repairs it
     "bad-id": ("An id is non-empty text without control characters.", ""),
     "duplicate-id": ("Every sample has its own id.", ""),
     "unknown-label": ("Labels are class names, or positions in the list of classes.", "--classes a,b,c"),
+    "label-kind": (
+        "Every sample has one class. No method here takes regression targets or several labels a sample.",
+        "--classes a,b,c if these are names of classes",
+    ),
     "unknown-split": ("Splits are train, val (or dev, valid, validation) and test.", ""),
     "bad-group": ("A group is text without control characters.", ""),
     "unsafe-path": ("Media paths are relative to --root and stay inside it.", "--root DIR"),
@@ -225,9 +229,21 @@ class _Check:
                 raise ManifestError("The list of classes names one twice.", f"Found {', '.join(names)}.")
             return names
         labels = {self.text(row, "label") for _, row in rows} - {""}
+        self.label_kind(labels)
         if all(re.fullmatch(r"-?\d{1,9}", label) for label in labels):
             return tuple(sorted(labels, key=lambda label: (int(label), label)))
         return tuple(sorted(labels))
+
+    def label_kind(self, labels: set[str]) -> None:
+        """Refuse what is no set of class names: real numbers, and lists of names."""
+        numbers = [label for label in labels if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", label, re.I)]
+        real = [label for label in numbers if not float(label).is_integer()]
+        if real and len(numbers) == len(labels):
+            self.error("label-kind", f"labels are real numbers, such as {min(real)}")
+        several = [label for label in labels if re.search(r"[|;]", label)]
+        parts = {part.strip() for label in labels for part in re.split(r"[|;]", label)}
+        if several and len(parts) < len(labels):
+            self.error("label-kind", f"{len(several)} labels name several classes, such as {min(several)!r}")
 
     def sample(self, line: int, row: Mapping[str, Any], classes: tuple[str, ...]) -> Sample:
         name = self.text(row, "id")
@@ -240,6 +256,8 @@ class _Check:
         split = ALIASES.get(raw.lower(), raw.lower())
         if split not in SPLITS:
             self.error("unknown-split", f"split {raw!r}. {nearest(split, SPLITS)}", line)
+        if isinstance(row.get(self.fixed.get("label", "")), list | dict):
+            self.error("label-kind", "the label is a list", line)
         group = self.text(row, "group")
         if CONTROL.search(group):
             self.error("bad-group", f"group {group!r}", line)

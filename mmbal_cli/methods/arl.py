@@ -38,12 +38,15 @@ class ARL(Method):
         min_modalities=2, scales_gradients=True, reduces_to="concat at gamma=0, modulate=off, start=-1",
     )  # fmt: skip
     gamma = knob(4.0, "weight of the unimodal losses", source="paper: 4 on all sets", low=0, high=100)
-    T = knob(4.0, "temperature of the coefficient", source="paper: 4, CREMA-D 8", low=0, high=1000)
+    T = knob(4.0, "temperature of the coefficient", source="paper: 4, CREMA-D 8", low=0, high=1000,
+                      when="modulate=dynamic")  # fmt: skip
     start = knob(5, "last warm-up epoch (0-based; -1 = none)", source="official code", low=-1)
-    floor = knob(0.3, "lower bound of the entropy share", source="official code", low=0.001, high=1)
+    floor = knob(0.3, "lower bound of the entropy share", source="official code", low=0.001, high=1,
+                      when="modulate=dynamic")  # fmt: skip
     scale = knob("dynamic", "gradient scale: 1 + w, constant 1.5, or 1", source="paper", name="modulate",
                        choices=("dynamic", "constant", "off"))  # fmt: skip
-    many = knob("pairs", "rule for more than two modalities", source="ours", choices=("pairs", "ratio"))
+    many = knob("pairs", "rule for more than two modalities", source="ours", choices=("pairs", "ratio"),
+                      when="modulate=dynamic")  # fmt: skip
 
     def loss(self, out: Out, batch: Batch) -> Tensor:
         """Fused plus unimodal cross-entropies, [S]; keeps the unimodal logits for `modulate`."""
@@ -71,6 +74,9 @@ class ARL(Method):
         present = [batch.present(m) for m in self.mods]
         H = torch.stack([masked_mean(entropy(z), p) for z, p in zip(u, present, strict=True)], 1)  # [S,M]
         A = torch.stack([masked_mean(z.abs().sum(-1), p) for z, p in zip(u, present, strict=True)], 1)
+        for i, m in enumerate(self.mods):
+            self.log(f"coef/entropy/{m}", H[:, i])
+            self.log(f"coef/dependence/{m}", A[:, i] / A.sum(1).clamp_min(1e-12))
         return coefficients(H, A, self.T, self.floor, self.many)
 
 

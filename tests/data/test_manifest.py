@@ -112,6 +112,34 @@ def test_class_order_is_sorted_never_first_seen(tmp_path: Path, labels: list[str
     assert read_manifest(table(tmp_path, rows=rows)).classes == classes
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["-1.4", "0.2", "2.0", "0.25"], "labels are real numbers, such as -1.4"),
+        (["joy|fear", "joy", "fear", "fear|joy"], "2 labels name several classes, such as 'fear|joy'"),
+    ],
+)
+def test_regression_targets_and_several_labels_are_refused(tmp_path: Path, labels: list[str], message: str) -> None:
+    rows = [f"{n},train,{label},t" for n, label in enumerate(labels)]
+    fails(table(tmp_path, rows=rows), message, "Every sample has one class")
+    assert len(read_manifest(table(tmp_path, rows=rows), classes=sorted(set(labels))).classes) == 4  # if asked for
+
+
+def test_a_list_as_label_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    lines = ['{"id": "a", "split": "train", "label": ["x", "y"], "text": "t"}',
+             '{"id": "b", "split": "train", "label": "x", "text": "t"}']  # fmt: skip
+    path.write_text("\n".join(lines))
+    fails(path, "line 1: the label is a list")
+
+
+def test_whole_numbers_and_names_with_a_bar_are_classes(tmp_path: Path) -> None:
+    rows = ["a,train,1.0,t", "b,train,2.0,t", "c,test,1.0,t"]
+    assert read_manifest(table(tmp_path, rows=rows)).classes == ("1.0", "2.0")
+    rows = ["a,train,rock;pop,t", "b,train,folk,t", "c,test,folk,t"]
+    assert read_manifest(table(tmp_path, rows=rows)).classes == ("folk", "rock;pop")
+
+
 def test_given_classes_by_name_and_position(tmp_path: Path) -> None:
     path = table(tmp_path, rows=["a,train,dog,t", "b,train,0,t", "c,test,2,t"])
     manifest = read_manifest(path, classes=["cat", "dog", "eel"])

@@ -49,6 +49,23 @@ def test_three_modalities_by_pairs() -> None:
     assert w.sum().item() == pytest.approx(1.5)
 
 
+def test_any_number_of_modalities_by_pairs_and_by_ratio() -> None:
+    g = torch.Generator().manual_seed(0)
+    H, A = torch.rand(3, 4, generator=g, dtype=D64), torch.rand(3, 4, generator=g, dtype=D64)
+    pairs, ratio = coefficients(H, A, 4, 0.3, "pairs"), coefficients(H, A, 4, 0.3, "ratio")
+    assert pairs.sum(1).tolist() == pytest.approx([2.0] * 3)
+    for s in range(3):
+        floored = [max(h / H[s].sum().item(), 0.3) for h in H[s].tolist()]
+        q = [(1 / h) / sum(1 / other for other in floored) for h in floored]
+        scores = [math.exp(4 * qm / (a / A[s].sum().item())) for qm, a in zip(q, A[s].tolist(), strict=True)]
+        assert ratio[s].tolist() == pytest.approx([score / sum(scores) for score in scores])
+        for m in range(4):
+            parts = [
+                coefficients(H[s][[m, o]][None], A[s][[m, o]][None], 4, 0.3, "pairs")[0, 0] for o in range(4) if o != m
+            ]
+            assert pairs[s, m].item() == pytest.approx(sum(parts).item() / 3)
+
+
 def test_degenerate_logits_stay_defined() -> None:
     assert coefficients(tensor(0, 0), tensor(0, 0), 4, 0.3, "pairs").tolist() == [pytest.approx([0.5, 0.5])]
     assert torch.isfinite(coefficients(tensor(0, 0.7), tensor(1e4, 0), 1000, 0.3, "ratio")).all()
