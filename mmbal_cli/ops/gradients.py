@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from mmbal_cli.nn.stacked import per_seed
+from mmbal_cli.nn.stacked import per_seed, total
 
 
 def scale_gradients(params: Iterable[nn.Parameter], factor: Tensor) -> None:
@@ -35,3 +35,47 @@ def deviation(g: Tensor) -> Tensor:
         return flat.new_zeros(flat.shape[0])
     mean = flat.mean(1)
     return ((flat.square().sum(1) - n * mean.square()) / (n - 1)).clamp_min(0).sqrt()
+
+
+def gradients(each: Tensor, params: Sequence[Tensor], create_graph: bool = False) -> list[Tensor]:
+    """Gradients of losses [S], one for each parameter (zeros where it has no part); `.grad` stays untouched."""
+    ones = torch.ones_like(each)  # seeds share nothing: each keeps its own gradient
+    return list(torch.autograd.grad(each, params, ones, True, create_graph, materialize_grads=True))
+
+
+def inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Inner product [S] of two lists of gradients, each list one long vector for every seed."""
+    return total((x * y).flatten(1).sum(1) for x, y in zip(a, b, strict=True))
+
+
+def min_norm_pair(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """The w in [0,1], [S], for which w a + (1 - w) b is shortest; 0.5 where a = b."""
+    apart = [y - x for x, y in zip(a, b, strict=True)]
+    square = inner(apart, apart)
+    w = (inner(b, apart) / torch.where(square > 0, square, 1.0)).clamp(0, 1)
+    return torch.where(square > 0, w, 0.5)
+
+
+def unrolled_slope(
+    theta: dict[str, Tensor],
+    losses: tuple[Tensor, Tensor],
+    outer: Callable[[dict[str, Tensor]], Tensor],
+    alpha: Tensor,
+    eta: float,
+) -> tuple[Tensor, Tensor]:
+    """d outer(theta') / d alpha after one gradient step on (1 - alpha) first + alpha second loss, and its cosine.
+
+    theta' = theta - eta [(1 - alpha) g_1 + alpha g_2], so the slope is eta <g, g_1 - g_2> with g the gradient of
+    `outer` at theta'. Three gradients, nothing of second order. All [S]; the cosine is 0 where a gradient is.
+    """
+    params = list(theta.values())
+    first, second = (gradients(each, params) for each in losses)
+    moved = {}
+    for (name, p), x, y in zip(theta.items(), first, second, strict=True):
+        weight = per_seed(alpha, p)
+        moved[name] = (p.detach() - eta * ((1 - weight) * x + weight * y)).requires_grad_()
+    g = gradients(outer(moved), list(moved.values()))
+    apart = [x - y for x, y in zip(first, second, strict=True)]
+    product = inner(g, apart)
+    cosine = product / (inner(g, g).sqrt() * inner(apart, apart).sqrt() + 1e-12)
+    return eta * product, cosine
