@@ -32,7 +32,6 @@ from torch.func import functional_call
 
 from mmbal_cli.methods.base import Batch, Peek, knob
 from mmbal_cli.methods.lfm_h import LFM
-from mmbal_cli.ops.alignment import apart
 from mmbal_cli.ops.gradients import gradients, inner, min_norm_pair, unrolled_slope
 from mmbal_cli.ops.losses import ce
 
@@ -108,8 +107,8 @@ class LFMLB(LFM):
 
     def curvature(self, v: Batch) -> Tensor:
         """k [S] of the released code, see above."""
-        params, out = list(self.theta().values()), self(v)
-        classification, alignment = self.terms(replace(out, h=apart(out.h)) if self.align == "nce" else out, v)
+        params = list(self.theta().values())
+        classification, alignment = self.terms(self(v), v)
         mixed = gradients((1 - self.alpha) * classification + self.alpha * alignment, params, create_graph=True)
         return gradients(inner(mixed, gradients(classification, params)), params[:1])[0].flatten(1).mean(1)
 

@@ -25,16 +25,3 @@ def reversed_js(a: Tensor, b: Tensor, present: Tensor | None = None) -> Tensor:
     high = torch.maximum(p, q).detach()  # logaddexp would round a seed's last elements by its place in the stack
     m = high + (0.5 * ((p - high).exp() + (q - high).exp())).log()
     return masked_mean((m.exp() * (m - 0.5 * (p + q))).sum(-1), present)
-
-
-def apart(h: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Features [S,B,D] -> [S,B,D+M] whose cosines are the same: a zero feature gets a direction of its modality's own.
-
-    An epsilon in the denominator gives the same cosines, but no second derivative where a feature is zero.
-    """
-    padded = {}
-    for i, (m, x) in enumerate(h.items()):
-        own = x.new_zeros(*x.shape[:-1], len(h))
-        own[..., i] = (x == 0).all(-1).to(x.dtype)
-        padded[m] = torch.cat([x, own], -1)
-    return padded

@@ -41,14 +41,18 @@ def true_class_probability(z: Tensor, y: Tensor) -> Tensor:
     return z.softmax(-1).gather(-1, y[..., None]).squeeze(-1)
 
 
+def unit(h: Tensor) -> Tensor:
+    """h [...,D] over its 2-norm; zero stays zero, with derivatives of every order (a norm has only one there)."""
+    return h * h.square().sum(-1, keepdim=True).clamp_min(1e-24).rsqrt()
+
+
 def contrastive(a: Tensor, b: Tensor, tau: float, present: Tensor | None = None) -> Tensor:
     """Symmetric InfoNCE [S] of paired features a, b [S,B,D]: half the row and column cross-entropies.
 
     Cosine similarity over `tau`; negatives are the other samples of the batch, within one seed only. Samples
     that lack one of the two modalities are neither anchors nor negatives.
     """
-    a, b = F.normalize(a, dim=-1, eps=1e-12), F.normalize(b, dim=-1, eps=1e-12)
-    logits = torch.bmm(a, b.transpose(1, 2)) / tau  # [S,B,B]
+    logits = torch.bmm(unit(a), unit(b).transpose(1, 2)) / tau  # [S,B,B]
     if present is not None:
         low = torch.finfo(logits.dtype).min
         pair = present[:, :, None] & present[:, None, :]
