@@ -1,7 +1,8 @@
 """Environment before anything is imported (no network, one thread a process), and the command line in-process."""
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -11,8 +12,21 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small generated data set, clips with sound and captions; not to be changed by a test."""
+    from mmbal_cli.data.datasets import get_generator
+    from tests.kit.lab import CLIPS
+
+    root = tmp_path_factory.mktemp("lab")
+    get_generator("demo")(root, clips=CLIPS, workers=1)
+    return root
+
+
 @pytest.fixture
-def inside(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., CompletedProcess[str]]:
+def inside(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., CompletedProcess[str]]]:
     """The command line in this process: quick, for calls that start no work of their own."""
     from mmbal_cli.cli.app import main
 
@@ -28,4 +42,7 @@ def inside(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         assert "Traceback" not in shown.err
         return CompletedProcess(args, code, shown.out, shown.err)
 
-    return call
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    yield call
+    for number, handler in handlers.items():  # a forked pool that inherits those of the command line never ends
+        signal.signal(number, handler)

@@ -24,7 +24,7 @@ FORBIDDEN = (
     " yaml . load (",
     " = eval (",
     " exec (",
-    "code = True",
+    "_code = True",
 )
 
 

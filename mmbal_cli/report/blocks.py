@@ -128,8 +128,18 @@ class Block:
         return self.rows[0].run.facts
 
 
-def block(group: list[Scored], names: Sequence[str], split: str, sort_by: str, apart: str = "") -> Block:
-    """The block of comparable runs `group`, with columns `names` and rows sorted by `sort_by`."""
+def block(
+    group: list[Scored],
+    names: Sequence[str],
+    split: str,
+    sort_by: str,
+    apart: str = "",
+    given: Mapping[str, str] | None = None,
+) -> Block:
+    """The block of comparable runs `group`, with columns `names` and rows sorted by `sort_by`.
+
+    With labels `given` {run folder name: label}, rows stay in the order of `group`.
+    """
     columns = _columns(group, names)
     cells = _cells(group, columns)
     for column in columns:
@@ -139,10 +149,11 @@ def block(group: list[Scored], names: Sequence[str], split: str, sort_by: str, a
     alone = [i for i, each in enumerate(group) if each.run.facts.label.startswith(f"{UNIMODAL}:")]
     best_alone = _best(cells[names[0]], METRICS[names[0]], alone)
     rows = []
-    for i, (each, label) in enumerate(zip(group, _labels([each.run for each in group]), strict=True)):
+    for i, (each, label) in enumerate(zip(group, _labels([each.run for each in group], given or {}), strict=True)):
         own = {key: column_cells[i] for key, column_cells in cells.items()}
         rows.append(Row(each.run, label, tuple(each.good), each.failed, own, i == best_alone))
-    rows.sort(key=lambda row: _place(row, sort_by))
+    if given is None:
+        rows.sort(key=lambda row: _place(row, sort_by))
     scored = next((predictions for each in group for predictions in each.good.values()), None)
     return Block(
         split,
@@ -241,8 +252,8 @@ def _place(row: Row, sort_by: str) -> tuple:
     return (row.rank, first, mean is None, value, row.label)
 
 
-def _labels(runs: list[Run]) -> list[str]:
-    """Label of each run; namesakes get the settings that differ, or the first digits of their spec."""
+def _labels(runs: list[Run], given: Mapping[str, str]) -> list[str]:
+    """Label of each run, `given` or its own; namesakes get the settings that differ, or digits of their spec."""
     labels = []
     for run in runs:
         facts = run.facts
@@ -253,8 +264,8 @@ def _labels(runs: list[Run]) -> list[str]:
         variant = ", ".join(f"{key.rpartition('.')[2]}={mine[key]}" for key in differing if key in mine)
         if len(namesakes) > 1 and len(differing) not in (1, 2):
             variant = facts.spec[:8]
-        note = f" ({facts.note})" if facts.note else ""
-        labels.append(facts.label + (f" [{variant}]" if variant else "") + note)
+        label = facts.label + (f" [{variant}]" if variant else "")
+        labels.append(given.get(run.name, label) + facts.suffix)
     return labels
 
 

@@ -30,9 +30,17 @@ class Comparison:
 
 
 def compare(
-    runs: Sequence[Run], names: Sequence[str] = ("accuracy",), split: str = "test", sort_by: str | None = None
+    runs: Sequence[Run],
+    names: Sequence[str] = ("accuracy",),
+    split: str = "test",
+    sort_by: str | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> Comparison:
-    """Compare `runs` on `split` by the metrics `names`; other rows are sorted by `sort_by` (first metric)."""
+    """Compare `runs` on `split` by the metrics `names`: reference rows first, others sorted by `sort_by`.
+
+    `sort_by` is the first metric by default. With `labels` {run folder name: label}, rows carry these labels and
+    stay in the order of `runs`.
+    """
     scored, unreadable = [], {}
     for run in runs:
         try:
@@ -40,13 +48,15 @@ def compare(
         except CacheError as error:
             unreadable[run.name] = str(error)
     names = list(dict.fromkeys([*names, *([sort_by] if sort_by else [])]))
+    place = {run.folder: i for i, run in enumerate(runs)}
     blocks = []
     for dataset in sorted({each.run.facts.dataset for each in scored}):
         groups = _groups([each for each in scored if each.run.facts.dataset == dataset])
         main = groups[0][0]
         for group in groups:
             apart = "" if group is groups[0] else _difference(_identity(main), _identity(group[0]))
-            blocks.append(block(group, names, split, sort_by or names[0], apart))
+            shown = group if labels is None else sorted(group, key=lambda each: place[each.run.folder])
+            blocks.append(block(shown, names, split, sort_by or names[0], apart, labels))
     return Comparison(split, tuple(blocks), unreadable)
 
 

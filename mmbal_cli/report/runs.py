@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mmbal_cli.engine.runs import TUNING
 from mmbal_cli.errors import CacheError, nearest
 from mmbal_cli.report.metrics import softmax
 
@@ -54,6 +55,11 @@ class RunFacts(_Facts):
     data: DataFacts
     protocol: dict[str, Any] = {}
     deviates: tuple[str, ...] = ()
+
+    @property
+    def suffix(self) -> str:
+        """The note as it is shown behind a label: " (reconstructed)"."""
+        return f" ({self.note})" if self.note else ""
 
 
 class SeedFacts(_Facts):
@@ -135,8 +141,9 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name of the folder, by which commands accept the run."""
-        return self.folder.name
+        """Name by which commands accept the run: its folder's, of a candidate with the folder of candidates."""
+        above = self.folder.parent.name
+        return f"{above}/{self.folder.name}" if above == TUNING else self.folder.name
 
     def collect(self, split: str) -> tuple[dict[int, Predictions], dict[int, str]]:
         """Saved predictions of each good seed, and the reason of each failed one."""

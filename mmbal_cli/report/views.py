@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+from mmbal_cli.encode import SHIPPED
 from mmbal_cli.report.blocks import Block, Cell, Column, Row
 from mmbal_cli.report.compare import Comparison
 from mmbal_cli.report.statistics import DRAWS
 from mmbal_cli.report.tables import Entry, Sheet, number
 
-HAND_MADE = ("logmel-stats", "hog-motion", "ngram-hash")  # encoders without learned weights
+HAND_MADE = tuple(entry.name for entry in SHIPPED.values() if "hand-made" in entry.about)
+RECONSTRUCTED = "reconstructed"  # the note of such a run
 DAGGER = " †"
 SCHEMA = 1
 LINE_HEAD = (
@@ -147,6 +149,8 @@ def _notes(block: Block) -> Iterable[str]:
             f"By {block.columns[0].title}, {each.better} of {each.methods} balancing methods are better than "
             f"{each.label}, {each.distinguishable} distinguishably."
         )
+    if any(row.run.facts.note == RECONSTRUCTED for row in block.rows):
+        yield f"({RECONSTRUCTED}): the method's full paper or code is not public; what is missing was designed by us."
     yield from _warnings(block)
     yield _source(block)
     yield _encoders(block)

@@ -15,22 +15,12 @@ import pytest
 from typer.testing import CliRunner
 
 from mmbal_cli.cli.app import app
-from mmbal_cli.data.datasets import get_generator
 from mmbal_cli.errors import CacheError, DeviceError, EncoderError, ManifestError, MediaError, RecipeError, UsageError
 from mmbal_cli.store.sets import latest_set, read_arrays, read_set
 from tests.kit.cli import ROOT, mmbal, start
 from tests.kit.faults import overwrite
 from tests.kit.killer import contents, snapshot
-
-CLIPS = 40
-
-
-@pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small generated data set with a user's own table beside it."""
-    root = tmp_path_factory.mktemp("own")
-    get_generator("demo")(root, clips=CLIPS, workers=1)
-    return root
+from tests.kit.lab import CLIPS
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Tiny pretrained models: built once a session, and copies that a test may damage."""
+"""Tiny pretrained models, built once a session, and copies of models and data that a test may damage."""
 
 from __future__ import annotations
 
@@ -29,3 +29,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
 def copied(made: Make, tmp_path: Path) -> Make:
     """A copy of such a folder that a test may damage."""
     return lambda family: Path(shutil.copytree(made(family), tmp_path / family))
+
+
+@pytest.fixture
+def copy(lab: Path, tmp_path: Path) -> Path:
+    """A copy of the small data set that a test may damage."""
+    return shutil.copytree(lab, tmp_path / "copy")

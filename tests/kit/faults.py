@@ -134,8 +134,8 @@ def flipped(data: bytes, bit: int) -> bytes:
     return bytes(out)
 
 
-def in_child(work: Callable[[], Any]) -> int:
-    """Exit code of `work` in a forked process: 0, 3 after an exception, or what it chose itself."""
+def forked(work: Callable[[], object]) -> int:
+    """Process id of a child that runs `work`: exit code 0, 3 after an exception, or what it chose itself."""
     pid = os.fork()
     if pid == 0:
         code = 3
@@ -143,7 +143,17 @@ def in_child(work: Callable[[], Any]) -> int:
             work()
             code = 0
         os._exit(code)
+    return pid
+
+
+def ended(pid: int) -> int:
+    """Exit code of such a child, when it has ended."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Exit code of `work` in a forked process."""
+    return ended(forked(work))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.kit.faults import in_child
+from tests.kit.faults import ended, forked, in_child
 
 Snapshot = dict[str, tuple[int, int]]
 
@@ -31,22 +31,10 @@ def kill_until_done(
         time.sleep(delays[-1])
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        ended(pid)
         check()
     assert in_child(work) == 0, f"the undisturbed run failed after kills at {delays}"
     return delays
-
-
-def forked(work: Callable[[], object]) -> int:
-    """Process id of a child that runs `work`: exit code 0, or 3 after an exception."""
-    pid = os.fork()
-    if pid == 0:
-        code = 3
-        with contextlib.suppress(BaseException):
-            work()
-            code = 0
-        os._exit(code)
-    return pid
 
 
 def snapshot(folder: Path, pattern: str = "**/*") -> Snapshot:

@@ -218,6 +218,27 @@ def test_namesakes_are_told_apart_by_their_settings(tmp_path: Path) -> None:
     assert {f"arl [{spec}] (reconstructed)" for spec in specs} <= labels
 
 
+def test_given_labels_keep_the_given_order(tmp_path: Path) -> None:
+    """Of comparable runs and of a run apart; a run without a given label keeps its own; a note is always shown."""
+    study = write_study(tmp_path)
+    empty = write_run(tmp_path, "pmr", {}, seeds=(), note="reconstructed")
+    other = write_run(tmp_path, "uniform", STRENGTHS, split="two", note="reconstructed")
+    again = write_run(tmp_path, "sum", STRENGTHS, split="two")
+    order = [other, empty, study["lfm-h"], again, study["concat"], study["unimodal:audio"], study["arl"]]
+    labels = {folder.name: f"row {i}" for i, folder in enumerate(order[:-1])}
+    found = compare([read_run(folder) for folder in order], ["accuracy"], sort_by="nll", labels=labels)
+    main, apart = found.blocks
+    assert [each.label for each in main.rows] == ["row 1 (reconstructed)", "row 2", "row 4", "row 5", "arl"]
+    assert [each.label for each in apart.rows] == ["row 0 (reconstructed)", "row 3"]
+    assert (main.apart, "split is " in apart.apart) == ("", True)
+    usual = compare([read_run(folder) for folder in order], ["accuracy"], sort_by="nll").blocks
+    for mine, theirs in zip((main, apart), usual, strict=True):
+        rows = {each.run.name: each for each in theirs.rows}
+        assert {name: each.cells for name, each in rows.items()} == {each.run.name: each.cells for each in mine.rows}
+        assert mine.samples == theirs.samples
+        assert {each.label for each in mine.versus} <= {"row 4", "row 5"}
+
+
 def test_absent_class_is_noted(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "arl", STRENGTHS, seeds=(1,))
     arrays = predictions(1, STRENGTHS)

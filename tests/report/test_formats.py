@@ -186,6 +186,29 @@ def test_json(small: Comparison) -> None:
     assert export.json_text({"x": [float("nan"), float("inf")]}) == json.dumps({"x": [None, None]}, indent=2) + "\n"
 
 
+RECONSTRUCTED = "(reconstructed): the method's full paper or code is not public; what is missing was designed by us."
+
+
+def test_reconstructed_methods_are_called_so_in_every_format(tmp_path: Path) -> None:
+    """In the first column or label of the row, and once in the caption of its block only."""
+    write_study(tmp_path)
+    write_run(tmp_path, "bmlr", {"audio": 1.0, "video": 0.8}, note="reconstructed")
+    write_run(tmp_path, "concat", {"audio": 1.0}, dataset="plain", fingerprint="two")
+    found = compare([read_run(folder) for folder in find_runs([], tmp_path)])
+    sheets = views.sheets(found)
+    assert re.findall(r"^bmlr \(reconstructed\) +5 ", export.plain(sheets), re.MULTILINE)
+    assert "| bmlr (reconstructed) | 5 |" in export.markdown(sheets)
+    assert "bmlr (reconstructed) & 5 &" in export.latex(sheets)
+    texts = [" ".join(text.split()) for text in (export.plain(sheets), export.markdown(sheets), export.latex(sheets))]
+    assert all(text.count(RECONSTRUCTED) == 1 for text in texts)
+    lines = list(csv.DictReader(io.StringIO(export.csv_text(views.lines(found)))))
+    assert {line["label"] for line in lines if line["method"] == "bmlr"} == {"bmlr (reconstructed)"}
+    demo, plain = json.loads(export.json_text(views.document(found)))["blocks"]
+    assert {row["label"]: row["note"] for row in demo["rows"]}["bmlr (reconstructed)"] == "reconstructed"
+    assert RECONSTRUCTED in demo["caption"]
+    assert RECONSTRUCTED not in plain["caption"]
+
+
 def test_csv(small: Comparison) -> None:
     rows = list(csv.DictReader(io.StringIO(export.csv_text(views.lines(small)))))
     assert len(rows) == 4 * (4 + 2)
