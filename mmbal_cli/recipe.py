@@ -8,13 +8,14 @@ limits keep a hostile file from costing memory.
 from __future__ import annotations
 
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from mmbal_cli.errors import RecipeError, nearest
+from mmbal_cli.errors import RecipeError, UsageError, nearest
 
 MAX_BYTES, MAX_NODES = 1 << 20, 20_000
 Kind = Literal["video", "audio", "image", "text", "vector"]
@@ -109,6 +110,42 @@ class MethodRecipe(Frozen):
     note: str = ""
 
 
+class SuiteRow(Frozen):
+    """One row of a table: a method and what differs from its defaults; each value of `tune` is a candidate.
+
+    Keys of `tune` are knobs, or `train.` and a training setting.
+    """
+
+    method: str = Field(pattern=r"^[^,]+$")
+    label: str = Field("", max_length=80)
+    fusion: str | None = None
+    knobs: dict[str, str] = Field(default_factory=dict)
+    train: dict[str, str] = Field(default_factory=dict)
+    tune: dict[str, Annotated[list[str], Field(min_length=2)]] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        return {"method": value} if isinstance(value, str) else value
+
+    def candidates(self) -> list[dict[str, str]]:
+        """Values of every candidate in the order of the grid; none where nothing is tuned."""
+        return [dict(zip(self.tune, values, strict=True)) for values in product(*self.tune.values())] * bool(self.tune)
+
+
+class SuiteRecipe(Frozen):
+    """A whole table: its rows in their order. Tuned rows have equally many candidates."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    note: str = ""
+    rows: list[SuiteRow] = Field(min_length=1)
+
+    @property
+    def budget(self) -> int:
+        """Candidates of each tuned row; 0 where no row is tuned."""
+        return max(len(row.candidates()) for row in self.rows)
+
+
 # --------------------------------------------------------------------------------------------- YAML
 
 
@@ -128,6 +165,7 @@ def load_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         if isinstance(node, yaml.ScalarNode):
             return node.value
         if isinstance(node, yaml.SequenceNode):
+            lines.update({(*at, str(i)): child.start_mark.line + 1 for i, child in enumerate(node.value)})
             return [construct(child, (*at, str(i))) for i, child in enumerate(node.value)]
         table: dict[str, Any] = {}
         for key, child in node.value:
@@ -179,7 +217,7 @@ def build(model: type[T], values: dict[str, Any], where: str, lines: Lines | Non
     except ValidationError as problems:
         problem = problems.errors()[0]
         at = tuple(str(part) for part in problem["loc"])
-        line = (lines or {}).get(at)
+        line = next((lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in lines), None) if lines else None
         place = f"{where}:{line}" if line else where
         if problem["type"] == "extra_forbidden":
             known = _fields_at(model, at[:-1])
@@ -244,6 +282,21 @@ def method_recipe(name: str) -> MethodRecipe:
         return MethodRecipe(name=name)
     values, lines = load_yaml(path)
     return build(MethodRecipe, values, str(path), lines)
+
+
+def suite_recipe(name: str) -> SuiteRecipe:
+    """A shipped suite by name, or the suite in a YAML file."""
+    path = Path(name) if Path(name).suffix.lower() in {".yaml", ".yml"} else find_recipe("suites", name)
+    if path is None:
+        raise UsageError(f"There is no suite '{name}'.", nearest(name, recipe_names("suites")), "mmbal suite list")
+    values, lines = load_yaml(path)
+    suite = build(SuiteRecipe, values, str(path), lines)
+    sizes = {row.label or row.method: len(row.candidates()) for row in suite.rows if row.tune}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{label} {size}" for label, size in sizes.items())
+        raise RecipeError(f"{path}: tuned rows have different numbers of candidates: {listed}.",
+                          "Every tuned row of a suite gets the same budget.")  # fmt: skip
+    return suite
 
 
 def parse_sets(items: list[str], sections: tuple[str, ...]) -> dict[str, dict[str, str]]:

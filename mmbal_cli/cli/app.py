@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mmbal_cli import __version__
-from mmbal_cli.cli import cache, compare, data, demo, encoders, eval, methods, prepare, train
+from mmbal_cli.cli import cache, compare, data, demo, encoders, eval, methods, prepare, suite, train
 from mmbal_cli.cli.console import err, error_panel
 from mmbal_cli.errors import EXIT_INTERRUPT, Interrupted, MmbalError
 
@@ -37,6 +37,7 @@ app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
 app.command("eval")(eval.evaluate)
 app.command("compare")(compare.compare)
+app.add_typer(suite.app, name="suite")
 app.add_typer(methods.app, name="methods")
 app.add_typer(data.app, name="data")
 app.add_typer(encoders.app, name="encoders")

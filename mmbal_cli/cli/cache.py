@@ -11,16 +11,14 @@ import typer
 
 from mmbal_cli.cli.console import emit_json, note
 from mmbal_cli.cli.listing import say, show_rows
-from mmbal_cli.cli.methods import Format
-from mmbal_cli.cli.options import CACHE, Cache
-from mmbal_cli.errors import CacheError, MmbalError, nearest
+from mmbal_cli.cli.options import CACHE, Cache, Listing, Listings
+from mmbal_cli.errors import EXIT_FINDINGS, EXIT_OK, CacheError, MmbalError, nearest
 
 if TYPE_CHECKING:
     from mmbal_cli.store.index import Finding
 
 app = typer.Typer(help="The feature cache: sizes, verify, repair, remove what nobody uses.", no_args_is_help=True)
 
-Formats = Annotated[Format, typer.Option("--format", "-f", help="table or json.")]
 Name = Annotated[str | None, typer.Argument(help="One prepared data set [default: all].")]
 
 
@@ -61,7 +59,7 @@ def entries(cache: Path, name: str | None = None) -> Iterator[Entry]:
 
 
 @app.command()
-def ls(cache: Cache = CACHE, format: Formats = Format.table) -> None:
+def ls(cache: Cache = CACHE, format: Listings = Listing.table) -> None:
     """List what the cache holds, with sizes."""
     from mmbal_cli.store.index import read_index
 
@@ -72,7 +70,7 @@ def ls(cache: Cache = CACHE, format: Formats = Format.table) -> None:
         row = {"data": entry.dataset, "folder": entry.folder.name, "state": state, "bytes": entry.size()}
         shape = [index.rows, *index.shape] if index else []
         rows.append(row | {"encoder": index.encoder if index else None, "shape": shape})
-    if format is Format.json:
+    if format is Listing.json:
         return emit_json({"schema": 1, "cache": str(cache), "folders": rows})
     cells = [
         (
@@ -108,10 +106,10 @@ def findings(cache: Path, name: str | None) -> list[Finding]:
 
 
 @app.command()
-def verify(name: Name = None, cache: Cache = CACHE, format: Formats = Format.table) -> None:
+def verify(name: Name = None, cache: Cache = CACHE, format: Listings = Listing.table) -> None:
     """Read every byte and compare it with its digest; exit 1 with findings."""
     found = findings(cache, name)
-    if format is Format.json:
+    if format is Listing.json:
         rows = [{"folder": str(one.folder), "file": one.shard, "problem": one.problem} for one in found]
         emit_json({"schema": 1, "cache": str(cache), "ok": not found, "findings": rows})
     else:
@@ -120,7 +118,7 @@ def verify(name: Name = None, cache: Cache = CACHE, format: Formats = Format.tab
         say(f"{cache}: {len(found)} findings" if found else f"{cache}: every byte is as it was written")
     if found:
         note("next: mmbal cache repair")
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_FINDINGS)
 
 
 @app.command()
@@ -155,7 +153,7 @@ def repair(
             note(f"{dataset}: {error}")
     left = [] if delete_only else findings(cache, name)
     say(f"{cache}: {len(found)} findings, {len(left)} left")
-    raise typer.Exit(1 if failed or left else 0)
+    raise typer.Exit(EXIT_FINDINGS if failed or left else EXIT_OK)
 
 
 def _discard_strangers(folder: Path) -> list[Path]:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mmbal_cli.cli.console import note
-from mmbal_cli.cli.options import RUNS, Runs
-from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver
+from mmbal_cli.cli.options import RUNS, Runs, Split
+from mmbal_cli.cli.output import Format, Formats, Output, Precision, Report, deliver
 from mmbal_cli.errors import EXIT_FINDINGS, UsageError, nearest
 
 
-class Split(StrEnum):
-    """Splits whose predictions a run saves."""
+def _saved(split: Split) -> Split:
+    """Refuse the split whose predictions no run saves."""
+    if split is Split.train:
+        raise typer.BadParameter("predictions on train are not saved; saved are test and val.")
+    return split
 
-    test = "test"
-    val = "val"
+
+METRICS = "accuracy,macro_f1,map"
+Metrics = Annotated[str, typer.Option("--metric", "-m", help="Columns, of accuracy, macro_f1, map, nll, ece.")]
+Saved = Annotated[Split, typer.Option(metavar="[test|val]", callback=_saved, help="Which saved predictions to score.")]
 
 
 def compare(
@@ -29,7 +34,9 @@ def compare(
     metric: Annotated[
         str, typer.Option("--metric", "-m", help="Columns, of accuracy, macro_f1, map, nll, ece.")
     ] = "accuracy,macro_f1,map",
-    split: Annotated[Split, typer.Option(help="Which saved predictions to score.")] = Split.test,
+    split: Annotated[
+        Split, typer.Option(metavar="test|val", callback=_saved, help="Which saved predictions to score.")
+    ] = Split.test,
     sort_by: Annotated[str | None, typer.Option(help="Metric that orders the rows; the first one by default.")] = None,
     format: Formats = None,
     precision: Precision = 2,
@@ -40,7 +47,7 @@ def compare(
     Runs that are not comparable (other data, split or protocol) are shown apart with the reason.
     Exit code 1 when a run cannot be read or no run has a finished seed.
     """
-    metrics = [_metric(name) for name in metric.split(",") if name.strip()] or [_metric("")]
+    metrics = metric_names(metric)
     order = _metric(sort_by) if sort_by else None
 
     from mmbal_cli.report.compare import compare as compare_runs
@@ -50,11 +57,23 @@ def compare(
     found = [read_run(folder) for folder in find_runs(names or [], runs)]
     comparison = compare_runs(found, metrics, split.value, order)
     report = Report(lambda digits: sheets(comparison, digits), lambda: document(comparison), lambda: lines(comparison))
-    deliver(report, format, output, precision)
-    for name, reason in comparison.unreadable.items():
-        note(f"left out: {name}: {reason}")
+    hand_over(report, comparison.unreadable, format, output, precision)
     if not comparison.complete:
         raise typer.Exit(EXIT_FINDINGS)
+
+
+def hand_over(
+    report: Report, unreadable: Mapping[str, str], format: Format | None, output: Path | None, precision: int
+) -> None:
+    """Print or write a comparison, and say which runs could not be read."""
+    deliver(report, format, output, precision)
+    for name, reason in unreadable.items():
+        note(f"left out: {name}: {reason}")
+
+
+def metric_names(text: str) -> list[str]:
+    """Names in a list with commas, checked."""
+    return [_metric(name) for name in text.split(",") if name.strip()] or [_metric("")]
 
 
 def _metric(name: str) -> str:

@@ -19,6 +19,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -60,19 +61,27 @@ def error_panel(error: MmbalError) -> Panel:
     return Panel(body, title=Text(f"{error.title} error" if error.title != "error" else "error"), border_style="red")
 
 
+def bars(counts: ProgressColumn, *, live: bool = True) -> Progress:
+    """Bars on stderr: name, bar, `counts`, elapsed and remaining time, and the field `detail`."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        counts,
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}", markup=False),
+        console=err(),
+        disable=not live,
+    )
+
+
 @contextmanager
 def stage(label: str, total: int) -> Iterator[Callable[..., None]]:
     """Show progress of `total` steps; the yielded function takes (n=1, detail="")."""
     console = err()
     if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(
-            *columns,
-            TextColumn("eta"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}"),
-            console=console,
-        ) as bar:
+        with bars(MofNCompleteColumn()) as bar:
             task = bar.add_task(label, total=total, detail="")
             yield lambda n=1, detail="": bar.update(task, advance=n, detail=detail)
         return

@@ -9,8 +9,8 @@ import typer
 
 from mmbal_cli.cli.console import emit_json, note
 from mmbal_cli.cli.listing import say, show_facts, show_rows
-from mmbal_cli.cli.methods import Format
-from mmbal_cli.cli.options import CACHE, Cache
+from mmbal_cli.cli.options import CACHE, Cache, Listing, Listings
+from mmbal_cli.errors import EXIT_FINDINGS, EXIT_OK
 
 if TYPE_CHECKING:
     from mmbal_cli.store.index import Index
@@ -18,12 +18,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Data sets: list them, show one, check a sample table.", no_args_is_help=True)
 
-Formats = Annotated[Format, typer.Option("--format", "-f", help="table or json.")]
 SHOWN = 20
 
 
 @app.command("list")
-def list_(cache: Cache = CACHE, format: Formats = Format.table) -> None:
+def list_(cache: Cache = CACHE, format: Listings = Listing.table) -> None:
     """List recipes and prepared data sets."""
     from mmbal_cli.recipe import dataset_recipe, find_recipe, recipe_names
     from mmbal_cli.store.sets import latest_set, list_sets, read_set
@@ -43,7 +42,7 @@ def list_(cache: Cache = CACHE, format: Formats = Format.table) -> None:
             kinds = {modality: entry.kind for modality, entry in recipe.modalities.items()}
             classes = len(recipe.classes) if recipe.classes else None
             rows.append({"name": name, "state": "recipe", "samples": None, "classes": classes, "modalities": kinds})
-    if format is Format.json:
+    if format is Listing.json:
         return emit_json({"schema": 1, "data": rows})
     headers = ("name", "state", "samples", "classes", "modalities")
     show_rows(headers, [(*(row[key] for key in headers[:4]), ", ".join(row["modalities"])) for row in rows])
@@ -54,7 +53,7 @@ def list_(cache: Cache = CACHE, format: Formats = Format.table) -> None:
 def show(
     name: Annotated[str, typer.Argument(help="A prepared data set or a recipe.")],
     cache: Cache = CACHE,
-    format: Formats = Format.table,
+    format: Listings = Listing.table,
 ) -> None:
     """Show a data set: modalities, encoders, shapes, classes and counts, fingerprint, bad samples."""
     from mmbal_cli.errors import UsageError, nearest
@@ -67,14 +66,14 @@ def show(
         if spelled in prepared:
             one = read_set(cache, spelled)
             indexes = {m: read_index(cache / spelled / folder) for m, folder in one.modalities.items()}
-            if format is Format.json:
+            if format is Listing.json:
                 return emit_json(_document(one, indexes))
             return _show_prepared(cache, one, indexes)
     path = find_recipe("datasets", name)
     if path is None:
         raise UsageError(f"There is no data set '{name}'.", nearest(name, {*prepared, *recipe_names("datasets")}))
     recipe = dataset_recipe(path)
-    if format is Format.json:
+    if format is Listing.json:
         return emit_json({"schema": 1, "prepared": False, **recipe.model_dump(mode="json", exclude_none=True)})
     say(path.read_text(encoding="utf-8").rstrip())
     note(f"not prepared; next: mmbal prepare {recipe.name}")
@@ -148,7 +147,7 @@ def check(
     full: Annotated[bool, typer.Option("--full", help="Decode and encode every sample (nothing is stored).")] = False,
     workers: Annotated[int | None, typer.Option("--workers", "-j", min=1, help="Decoding processes [cores].")] = None,
     cache: Cache = CACHE,
-    format: Formats = Format.table,
+    format: Listings = Listing.table,
 ) -> None:
     """Check a sample table and its files before anything is computed; exit 1 with findings."""
     from mmbal_cli.cli.checking import examine
@@ -162,8 +161,8 @@ def check(
         classes=class_names(classes),
     )
     report = examine(request, cache, full=full, workers=workers)
-    if format is Format.json:
+    if format is Listing.json:
         emit_json(report.document())
     else:
         say(report.text())
-    raise typer.Exit(1 if report.findings else 0)
+    raise typer.Exit(EXIT_FINDINGS if report.findings else EXIT_OK)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from mmbal_cli.cli.console import emit_json, note
 from mmbal_cli.cli.listing import show_rows
-from mmbal_cli.cli.methods import Format
+from mmbal_cli.cli.options import Listing, Listings
 
 app = typer.Typer(help="Frozen encoders: shipped ones and pretrained families.", no_args_is_help=True)
 
@@ -19,12 +17,12 @@ def _group() -> None:
 
 
 @app.command("list")
-def list_(format: Annotated[Format, typer.Option("--format", "-f", help="table or json.")] = Format.table) -> None:
+def list_(format: Listings = Listing.table) -> None:
     """List encoders: name, kinds, width, whether it needs a download."""
     from mmbal_cli.encode import DEFAULTS, PRETRAINED, SHIPPED
 
     entries = [*SHIPPED.values(), *PRETRAINED]
-    if format is Format.json:
+    if format is Listing.json:
         rows = [
             {"name": e.name, "kinds": list(e.kinds), "width": e.width, "download": e.download, "about": e.about}
             for e in entries

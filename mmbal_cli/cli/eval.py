@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmbal_cli.cli.console import note
-from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, Runs
+from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, Runs, Split
 from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver
 from mmbal_cli.errors import EXIT_FINDINGS, CacheError, UsageError
 
 if TYPE_CHECKING:
     from mmbal_cli.report.runs import Predictions, Run
-
-
-class Split(StrEnum):
-    """Splits of a prepared data set."""
-
-    test = "test"
-    val = "val"
-    train = "train"
 
 
 def evaluate(

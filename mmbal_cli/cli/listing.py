@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -13,12 +14,12 @@ from mmbal_cli.cli.console import out
 PIPE_WIDTH = 10_000  # columns: a pipe has no edge to cut at
 
 
-def show_rows(headers: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Print rows of cells under headers; None is shown as a dash."""
+def show_rows(headers: Iterable[str], rows: Iterable[Iterable[Any]], console: Console | None = None) -> None:
+    """Print rows of cells under headers, on stdout unless told; None is shown as a dash."""
     table = Table(*headers, box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*(Text("-" if cell is None else str(cell), overflow="fold") for cell in row))
-    _print(table)
+    _print(table, console or out())
 
 
 def show_facts(facts: Iterable[tuple[str, Any]]) -> None:
@@ -26,11 +27,10 @@ def show_facts(facts: Iterable[tuple[str, Any]]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for key, value in facts:
         table.add_row(Text(key, style="bold"), Text(str(value), overflow="fold"))
-    _print(table)
+    _print(table, out())
 
 
-def _print(table: Table) -> None:
-    console = out()
+def _print(table: Table, console: Console) -> None:
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     console.print(table)

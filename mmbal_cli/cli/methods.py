@@ -3,88 +3,97 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from mmbal_cli.cli.console import emit_json, out
+from mmbal_cli.cli.console import emit_json
+from mmbal_cli.cli.listing import say, show_facts, show_rows
+from mmbal_cli.cli.options import Listing, Listings
+
+if TYPE_CHECKING:
+    from mmbal_cli.methods.base import Card
+    from mmbal_cli.methods.knobs import Knob
 
 app = typer.Typer(
     help="Balancing methods: list them, show one with its paper, knobs and deviations.", no_args_is_help=True
 )
 
-
-class Format(StrEnum):
-    """Output formats of these commands."""
-
-    table = "table"
-    json = "json"
+RECONSTRUCTED = "RECONSTRUCTED: the full paper or code is not public; do not present its results as the paper's"
 
 
 @app.command("list")
-def list_(format: Annotated[Format, typer.Option("--format", "-f", help="table or json.")] = Format.table) -> None:
+def list_(format: Listings = Listing.table) -> None:
     """List all methods and fusions."""
     from mmbal_cli.methods import METHODS
     from mmbal_cli.nn.fusion import FUSIONS
 
-    if format is Format.json:
-        rows = [{"name": name, "kind": row.kind, "paper": row.paper, "line": row.line} for name, row in METHODS.items()]
+    if format is Listing.json:
+        keys = ("kind", "paper", "line", "reconstructed")
+        rows = [{"name": name, **{key: getattr(row, key) for key in keys}} for name, row in METHODS.items()]
         fusions = [{"name": name, "line": line} for name, (_, line) in FUSIONS.items()]
         return emit_json({"schema": 1, "methods": rows, "fusions": fusions})
-    table = Table("method", "kind", "paper", "what it does", box=None, header_style="bold", pad_edge=False)
-    for name, row in METHODS.items():
-        table.add_row(name, row.kind, row.paper, row.line)
-    for name, (_, line) in FUSIONS.items():
-        table.add_row(f"--fusion {name}", "fusion", "", line)
-    out().print(table)
+    methods = [
+        (name + (" (reconstructed)" if row.reconstructed else ""), row.kind, row.paper, row.line)
+        for name, row in METHODS.items()
+    ]
+    lines = [(f"--fusion {name}", "fusion", "", line) for name, (_, line) in FUSIONS.items()]
+    show_rows(("method", "kind", "paper", "what it does"), [*methods, *lines])
 
 
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="Method name, or path/to/file.py:Class.")],
-    format: Annotated[Format, typer.Option("--format", "-f", help="table or json.")] = Format.table,
+    format: Listings = Listing.table,
 ) -> None:
-    """Show a method's paper, formula, deviations and knobs with their sources."""
+    """Show a method's paper, formula, stages, deviations and knobs with their sources."""
     import sys
 
     from mmbal_cli.methods import METHODS, method_class
     from mmbal_cli.recipe import canonical, method_recipe
 
     cls = method_class(canonical(name) if canonical(name) in METHODS else name)
-    card, knobs = cls.card, cls.declared()
+    facts, knobs = _facts(cls.card), cls.declared()
     doc = (sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip()
-    recipe = method_recipe(card.name)
-    upper = card.max_modalities or "any"
-    facts: dict[str, Any] = {
-        "name": card.name, "kind": card.kind, "paper": card.paper, "official code": card.code,
-        "changes": card.changes, "modalities": f"{card.min_modalities} to {upper}",
-        "fusions": list(card.fusions), "reduces to": card.reduces_to, "backward passes": card.backwards,
-        "deviations": list(card.deviates),
-    }  # fmt: skip
-    if format is Format.json:
-        table_of = {
-            n: {"default": k.default, "help": k.help, "source": k.source, "valid": k.valid()} for n, k in knobs.items()
-        }
-        return emit_json({"schema": 1, **facts, "knobs": table_of, "recipe": recipe.model_dump(), "doc": doc})
-    console = out()
-    console.print(Text(doc))
-    console.print()
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for key, value in facts.items():
-        text = "; ".join(map(str, value)) if isinstance(value, list) else str(value)
-        if text:
-            table.add_row(Text(key, style="bold"), Text(text))
-    for dataset, values in recipe.datasets.items():
-        table.add_row(Text(f"recipe {dataset}", style="bold"), Text(json.dumps(values)))
-    console.print(table)
+    recipe = method_recipe(cls.card.name)
+    if format is Listing.json:
+        more = {"reconstructed": cls.card.reconstructed, "knobs": {key: _document(k) for key, k in knobs.items()}}
+        return emit_json({"schema": 1, **facts, **more, "recipe": recipe.model_dump(), "doc": doc})
+    say(doc)
+    say("")
+    texts = {key: "; ".join(value) if isinstance(value, list) else value for key, value in facts.items()}
+    values = {f"recipe {dataset}": json.dumps(values) for dataset, values in recipe.datasets.items()}
+    show_facts((key, value) for key, value in (texts | values).items() if value)
     if knobs:
-        console.print()
-        listing = Table("knob", "default", "valid", "meaning", "source", box=None, header_style="bold", pad_edge=False)
-        for key, k in knobs.items():
-            listing.add_row(
-                *map(Text, (f"method.{key}", str(k.default), k.valid().removeprefix("Expected "), k.help, k.source))
-            )
-        console.print(listing)
+        say("")
+        rows = [(f"method.{key}", k.default, _valid(k), k.help, k.source) for key, k in knobs.items()]
+        show_rows(("knob", "default", "valid", "meaning", "source"), rows)
+
+
+def _facts(card: Card) -> dict[str, Any]:
+    upper = card.max_modalities or "any"
+    return {
+        "name": card.name,
+        "status": RECONSTRUCTED if card.reconstructed else "",
+        "kind": card.kind,
+        "paper": card.paper,
+        "official code": card.code,
+        "changes": card.changes,
+        "modalities": f"{card.min_modalities} to {upper}",
+        "fusions": list(card.fusions),
+        "reduces to": card.reduces_to,
+        "backward passes": card.backwards,
+        "stages": card.stages,
+        "holds out": card.holds_out,
+        "deviations": list(card.deviates),
+    }
+
+
+def _document(k: Knob) -> dict[str, Any]:
+    return {"default": k.default, "help": k.help, "source": k.source, "valid": k.valid(), "when": k.when}
+
+
+def _valid(k: Knob) -> str:
+    """Range or choices, and the value of another knob without which this one does nothing."""
+    values = k.valid().removeprefix("Expected ").removesuffix(".")
+    return f"{values}, if method.{k.when}" if k.when else values

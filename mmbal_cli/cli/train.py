@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmbal_cli.cli.console import err, note
+from mmbal_cli.cli.console import bars, err, note
 from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, Runs
 from mmbal_cli.errors import EXIT_DATA, EXIT_TRAINING, CacheError, TrainError, UsageError
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from mmbal_cli.engine.plan import Data, Planned
     from mmbal_cli.engine.runner import Job
     from mmbal_cli.engine.runs import RunFolder
+
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", "-d", help="Prepared data set; the one prepared last by default.")
+]
+Seeds = Annotated[str, typer.Option("--seeds", "-s", help="How many seeds, or a list such as 1,2,5.")]
+Workers = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Worker processes; one for each core.")]
+SEEDS = "5"
+MOST_BARS = 12  # more runs than this: only those in work have a bar
 
 
 def train(
     method: Annotated[
         list[str], typer.Option("--method", "-m", help="Method names, separated by commas; or path/to/file.py:Class.")
     ],
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", "-d", help="Prepared data set; the one prepared last by default.")
-    ] = None,
+    dataset: Dataset = None,
     fusion: Annotated[str | None, typer.Option(help="Fusion; the method's own by default.")] = None,
-    seeds: Annotated[str, typer.Option("--seeds", "-s", help="How many seeds, or a list such as 1,2,5.")] = "5",
+    seeds: Seeds = SEEDS,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a value: train.lr=1e-3 or method.alpha=0.3 (repeatable)."),
@@ -37,39 +48,38 @@ def train(
         bool, typer.Option("--overwrite", help="Delete the runs of this command and train again.")
     ] = False,
     device: Device = "auto",
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, help="Worker processes; one for each core.")
-    ] = None,
+    jobs: Workers = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show the resolved runs and train nothing.")] = False,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
 ) -> None:
     """Train methods on a prepared data set: one run for each method, all seeds together."""
-    from mmbal_cli.recipe import parse_sets
-
-    overrides = parse_sets(set_ or [], ("train", "method"))
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other.")
     from mmbal_cli.engine.device import resolve_device
-    from mmbal_cli.engine.plan import expand_methods, parse_seeds, plan_run, settings_of
+    from mmbal_cli.engine.plan import expand_methods, parse_seeds, plan_run
+    from mmbal_cli.recipe import parse_sets
 
+    overrides = parse_sets(set_ or [], ("train", "method"))
     wanted = parse_seeds(seeds)
-    settings_of(overrides["train"])
     data = open_data(cache, dataset)
     target = resolve_device(device)
     names = expand_methods(method, tuple(data.shapes))
     planned = [plan_run(data, name, knobs, fusion, overrides["train"], overrides["method"]) for name, knobs in names]
-    for plan in planned:
-        for warning in plan.warnings:
-            note(f"warning: {warning}")
+    warn(planned)
     if dry_run:
         return show_plan(planned, wanted)
-    workers = (jobs or len(os.sched_getaffinity(0))) if target == "cpu" else 1
-    failed = run_planned(planned, wanted, runs, cache, target, workers, resume=resume, overwrite=overwrite)
+    if not overwrite:
+        tell_finished(planned, wanted, runs)
+    failed = run_planned(planned, wanted, runs, cache, target, jobs, resume=resume, overwrite=overwrite)
     note(f"runs in {runs}/ · next: mmbal compare {runs}/*")
-    if failed:
-        kind = CacheError if set(failed.values()) == {EXIT_DATA} else TrainError
-        raise kind("; ".join(failed), "Other seeds and runs are complete; tables show how many seeds they rest on.")
+    refuse(failed)
+
+
+def warn(planned: Sequence[Planned]) -> None:
+    """Print what a reader must know about these runs, each sentence once."""
+    for warning in dict.fromkeys(warning for plan in planned for warning in plan.warnings):
+        note(f"warning: {warning}")
 
 
 def open_data(cache: Path, dataset: str | None) -> Data:
@@ -91,54 +101,98 @@ def open_data(cache: Path, dataset: str | None) -> Data:
     return Data(prepared, shapes, encoders)
 
 
-def show_plan(planned: list[Planned], seeds: tuple[int, ...]) -> None:
+def show_plan(planned: Sequence[Planned], seeds: tuple[int, ...]) -> None:
     """Print every resolved run as one YAML document on stdout."""
     import yaml
 
-    document = [{"folder": p.spec.folder, "seeds": list(seeds), **p.spec.model_dump()} for p in planned]
+    document = [
+        {
+            **({"row": p.title} if p.title != p.spec.label else {}),
+            "folder": str(p.folder(Path()).path),
+            "seeds": list(seeds),
+            **p.spec.model_dump(),
+        }
+        for p in planned
+    ]
     typer.echo(yaml.safe_dump(document, sort_keys=False), nl=False)
 
 
-def run_planned(planned: list[Planned], seeds: tuple[int, ...], runs: Path, cache: Path, device: str, workers: int,
-                *, resume: bool, overwrite: bool) -> dict[str, int]:  # fmt: skip
-    """Train what is missing of every run; returns a sentence and an exit code for each failure."""
-    from mmbal_cli.engine.plan import environment
-    from mmbal_cli.engine.runner import Runner
-    from mmbal_cli.engine.runs import RunFolder
+def tell_finished(planned: Sequence[Planned], seeds: tuple[int, ...], runs: Path) -> None:
+    """Say which runs need nothing and which only some seeds."""
+    for plan in planned:
+        folder = plan.folder(runs)
+        done = folder.finished()
+        missing = [seed for seed in seeds if seed not in done]
+        if not missing:
+            note(f"{plan.title}: up to date ({len(seeds)} seeds in {folder.path})")
+        elif len(missing) < len(seeds):
+            note(f"{plan.title}: {len(seeds) - len(missing)} seeds are there, training {len(missing)} more")
 
-    folders = [(plan, RunFolder(runs / plan.spec.folder)) for plan in planned]
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run lacks seeds, and the exit code of that."""
+
+    title: str
+    path: Path
+    reason: str
+    code: int
+
+
+def refuse(failed: Sequence[Failure]) -> None:
+    """End with the exit code of what failed, naming each run; nothing where none did."""
+    if failed:
+        kind = CacheError if {failure.code for failure in failed} == {EXIT_DATA} else TrainError
+        text = "; ".join(f"{failure.title}: {failure.reason}" for failure in failed)
+        raise kind(text, "Other seeds and runs are complete; tables show how many seeds they rest on.")
+
+
+def run_planned(planned: Sequence[Planned], seeds: tuple[int, ...], runs: Path, cache: Path, device: str,
+                workers: int | None, *, resume: bool, overwrite: bool = False) -> list[Failure]:  # fmt: skip
+    """Train what is missing of every run; returns why some have no result."""
+    from mmbal_cli.engine.plan import environment
+    from mmbal_cli.engine.runner import Job, Runner, seed_groups
+
+    count = (workers or len(os.sched_getaffinity(0))) if device == "cpu" else 1
+    folders: dict[Path, tuple[Planned, RunFolder]] = {}
+    for plan in planned:
+        folders.setdefault(plan.folder(runs).path, (plan, plan.folder(runs)))  # equal runs are trained once
     with ExitStack() as locks:
-        for _, folder in folders:
+        for _, folder in folders.values():
             locks.enter_context(folder.locked())
-        jobs: list[Job] = []
-        for plan, folder in folders:
+        for _, folder in folders.values():
             if overwrite:
                 folder.clear()
-            jobs += jobs_of(plan, folder, seeds, len(folders), workers, device, resume)
-            folder.create(plan.facts, environment(device))
-        failures: dict[str, tuple[str, int]] = {}
+        work = {path: work_of(folder, seeds, resume) for path, (_, folder) in folders.items()}
+        busy = sum(bool(begun or fresh) for begun, fresh in work.values())
+        machine = environment(device)
+        jobs = []
+        for path, (plan, folder) in folders.items():
+            begun, fresh = work[path]
+            groups = begun + seed_groups(fresh, busy, count, device)
+            jobs += [Job(plan.spec, folder, tuple(group)) for group in groups]
+            folder.create(plan.facts, machine)
+        failures: dict[Path, tuple[str, int]] = {}
         if jobs:
-            with TrainDisplay(jobs) as display:
+            with TrainDisplay(jobs, {path: plan.title for path, (plan, _) in folders.items()}) as display:
 
                 def on_event(job: Job, event: dict[str, Any]) -> None:
                     display.update(job, event)
-                    if event["event"] == "error":
-                        failures[job.spec.label] = (event["reason"], event["code"])
+                    if event["event"] == "memory" and len(job.seeds) > 1:
+                        shutil.rmtree(job.folder.job(job.seeds), ignore_errors=True)  # its halves have their own
+                    elif event["event"] in ("error", "memory"):
+                        failures[job.folder.path] = (event["reason"], event.get("code", EXIT_TRAINING))
 
-                Runner(jobs, workers, cache, device).run(on_event)
-        for plan, folder in folders:
-            bad = [seed for seed, status in folder.finished().items() if status == "failed" and seed in seeds]
-            if bad:
-                text = f"seed {', '.join(map(str, sorted(bad)))} failed"
-                failures.setdefault(plan.spec.label, (text, EXIT_TRAINING))
-    return {f"{label}: {reason}": code for label, (reason, code) in failures.items()}
+                Runner(jobs, count, cache, device).run(on_event)
+        for path, (_, folder) in folders.items():
+            done = folder.finished()
+            if bad := [seed for seed in seeds if done.get(seed) != "done"]:
+                failures.setdefault(path, (f"seed {', '.join(map(str, sorted(bad)))} failed", EXIT_TRAINING))
+    return [Failure(folders[path][0].title, path, *why) for path, why in failures.items()]
 
 
-def jobs_of(plan: Planned, folder: RunFolder, seeds: tuple[int, ...], count: int, workers: int, device: str,
-            resume: bool) -> list[Job]:  # fmt: skip
-    """Jobs for the seeds that are missing; stacks that were interrupted keep their membership."""
-    from mmbal_cli.engine.runner import Job, seed_groups
-
+def work_of(folder: RunFolder, seeds: tuple[int, ...], resume: bool) -> tuple[list[tuple[int, ...]], list[int]]:
+    """Stacks that were interrupted, which keep their membership, and seeds that nobody began."""
     done = folder.finished()
     missing = [seed for seed in seeds if seed not in done]
     begun = [group for group in folder.interrupted().values() if set(group) & set(missing)]
@@ -146,49 +200,33 @@ def jobs_of(plan: Planned, folder: RunFolder, seeds: tuple[int, ...], count: int
         seeds_text = ", ".join(str(seed) for group in begun for seed in group)
         raise UsageError(f"{folder.path} holds an interrupted training of seeds {seeds_text}.",
                          "Add --resume to continue it, or --overwrite to begin again.")  # fmt: skip
-    if not missing:
-        note(f"{plan.spec.label}: up to date ({len(seeds)} seeds in {folder.path})")
-        return []
-    if len(missing) < len(seeds):
-        note(f"{plan.spec.label}: {len(seeds) - len(missing)} seeds are there, training {len(missing)} more")
-    fresh = [seed for seed in missing if not any(seed in group for group in begun)]
-    groups = begun + seed_groups(fresh, count, workers, device)
-    return [Job(plan.spec, folder, tuple(group)) for group in groups]
+    return begun, [seed for seed in missing if not any(seed in group for group in begun)]
 
 
 class TrainDisplay:
-    """One bar for each run on a terminal; one line for each finished job otherwise."""
+    """On a terminal one bar a run (of many runs only those in work), otherwise one line a finished job."""
 
-    def __init__(self, jobs: list[Job]) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    def __init__(self, jobs: Sequence[Job], titles: Mapping[Path, str]) -> None:
+        from rich.progress import TextColumn
 
-        self.console = err()
-        self.live = self.console.is_terminal
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} epochs"),
-            TimeElapsedColumn(),
-            TextColumn("eta"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}"),
-            console=self.console,
-            disable=not self.live,
-        )
-        self.tasks: dict[str, Any] = {}
-        self.done: dict[tuple[str, tuple[int, ...]], int] = {}
-        self.totals: dict[str, int] = {}
-        for job in jobs:
-            epochs = job.spec.train.epochs * len(job.seeds)
-            self.totals[job.spec.label] = self.totals.get(job.spec.label, 0) + epochs
-        for label, total in self.totals.items():
-            self.tasks[label] = self.progress.add_task(label, total=total, detail="", start=False)
-        self.whole = (
-            self.progress.add_task("all runs", total=sum(self.totals.values()), detail="")
-            if len(self.totals) > 1
-            else None
-        )
-        self.left = len(jobs)
+        self.live = err().is_terminal
+        self.progress = bars(TextColumn("{task.completed:.0f}/{task.total:.0f} epochs"), live=self.live)
+        self.titles, self.left = titles, len(jobs)
+        self.shares = {self.key(job): (0, job.spec.train.epochs * len(job.seeds)) for job in jobs}
+        paths = list(dict.fromkeys(job.folder.path for job in jobs))
+        self.crowded = len(paths) > MOST_BARS
+        self.tasks = {
+            path: self.progress.add_task(titles[path], start=False, visible=not self.crowded, detail="")
+            for path in paths
+        }
+        self.whole = self.progress.add_task("all runs", detail="") if len(paths) > 1 else None
+        for path in paths:
+            self._count(path)
+
+    @staticmethod
+    def key(job: Job) -> tuple[Path, tuple[int, ...]]:
+        """What tells the jobs of all runs apart."""
+        return job.folder.path, job.seeds
 
     def __enter__(self) -> TrainDisplay:
         self.progress.start()
@@ -199,29 +237,41 @@ class TrainDisplay:
 
     def update(self, job: Job, event: dict[str, Any]) -> None:
         """Move the bar of the job's run."""
-        label, task = job.spec.label, self.tasks[job.spec.label]
+        path, task = job.folder.path, self.tasks[job.folder.path]
+        halved = event["event"] == "memory" and len(job.seeds) > 1
         self.progress.start_task(task)
-        if "epoch" in event:
-            self.done[label, job.seeds] = event["epoch"] * len(job.seeds)
-            completed = sum(n for (name, _), n in self.done.items() if name == label)
-            self.progress.update(task, completed=completed)
-            if self.whole is not None:
-                self.progress.update(self.whole, completed=sum(self.done.values()))
+        if halved:
+            del self.shares[self.key(job)]  # its halves come in by themselves
+        elif "epoch" in event:
+            self.shares[self.key(job)] = (event["epoch"] * len(job.seeds), event["epochs"] * len(job.seeds))
+        self._count(path)
         if event.get("val"):
             self.progress.update(task, detail=f"val {100 * sum(event['val']) / len(event['val']):.1f}")
+        if self.crowded:
+            self.progress.update(task, visible=event["event"] not in ("done", "error"))
         if event["event"] in ("done", "error", "memory", "stopped"):
-            self.left -= event["event"] != "memory"
+            self.left += 1 if halved else -1
             self._line(job, event)
 
+    def _count(self, path: Path) -> None:
+        own = [share for (where, _), share in self.shares.items() if where == path]
+        self._show(self.tasks[path], own)
+        if self.whole is not None:
+            self._show(self.whole, list(self.shares.values()))
+
+    def _show(self, task: TaskID, shares: list[tuple[int, int]]) -> None:
+        completed, total = (sum(share[i] for share in shares) for i in (0, 1))
+        self.progress.update(task, completed=completed, total=total)
+
     def _line(self, job: Job, event: dict[str, Any]) -> None:
-        seeds = ",".join(map(str, job.seeds))
+        seeds, title = ",".join(map(str, job.seeds)), self.titles[job.folder.path]
         if event["event"] == "done":
-            text = f"{job.spec.label}: seeds {seeds} done in {event['seconds']:.1f} s"
+            text = f"{title}: seeds {seeds} done in {event['seconds']:.1f} s"
         elif event["event"] == "stopped":
-            text = f"{job.spec.label}: seeds {seeds} stopped after epoch {event['epoch']}, resumable with --resume"
-        elif event["event"] == "memory":
-            text = f"{job.spec.label}: seeds {seeds} do not fit in memory together; training them as two halves"
+            text = f"{title}: seeds {seeds} stopped after epoch {event['epoch']}, resumable"
+        elif event["event"] == "memory" and len(job.seeds) > 1:
+            text = f"{title}: seeds {seeds} do not fit in memory together; training them as two halves"
         else:
-            text = f"{job.spec.label}: seeds {seeds} failed: {event['reason']}"
+            text = f"{title}: seeds {seeds} failed: {event['reason']}"
         if not self.live or event["event"] != "done":
             note(f"{text} ({self.left} jobs left)")

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mmbal_cli import __version__
-from mmbal_cli.engine.runs import SCHEMA, RunSpec
-from mmbal_cli.errors import RecipeError, UsageError, nearest
+from mmbal_cli.engine.runs import SCHEMA, RunFolder, RunSpec
+from mmbal_cli.errors import UsageError, nearest
 from mmbal_cli.methods import METHODS, method_class
 from mmbal_cli.methods.base import Method, Shape
 from mmbal_cli.recipe import TrainConfig, build, canonical, method_recipe
@@ -42,11 +42,20 @@ class Data:
 
 @dataclass(frozen=True)
 class Planned:
-    """One run: its spec, the facts for run.json, and warnings for the reader."""
+    """One run: its spec, the facts for run.json, and warnings for the reader.
+
+    `title` is how messages call it, `below` the folder in `runs` that holds it; neither is part of the spec.
+    """
 
     spec: RunSpec
     facts: dict[str, Any]
     warnings: tuple[str, ...]
+    title: str
+    below: str = ""
+
+    def folder(self, runs: Path) -> RunFolder:
+        """Where this run lives or will live."""
+        return RunFolder(runs / self.below / self.spec.folder)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -112,7 +121,7 @@ def plan_run(data: Data, name: str, implied: dict[str, Any], fusion: str | None,
     warnings = []
     if card.scales_gradients and config.optimizer == "adamw":
         warnings.append(f"{card.name} scales gradients, and AdamW divides a steady scale out again: expect no effect.")
-    return Planned(spec, _facts(spec, data, cls), tuple(warnings))
+    return Planned(spec, _facts(spec, data, cls), tuple(warnings), spec.label)
 
 
 def _label(name: str, implied: dict[str, Any], fusion: str, default: str) -> str:
@@ -130,10 +139,13 @@ def _facts(spec: RunSpec, data: Data, cls: type[Method]) -> dict[str, Any]:
         "method": card.name,
         "kind": card.kind,
         "reference": card.reference,
+        "note": "reconstructed" if card.reconstructed else "",
         "spec": spec.digest,
         "config": spec.model_dump(),
         "deviates": list(card.deviates),
         "paper": card.paper,
+        "stages": card.stages,
+        "holds_out": card.holds_out,
         "data": {
             "fingerprint": prepared.fingerprint,
             "split_hash": prepared.split_hash,
@@ -172,11 +184,3 @@ def environment(device: str) -> dict[str, Any]:
         "packages": {package: known(package) for package in PACKAGES},
         "command": ["mmbal", *sys.argv[1:]],
     }
-
-
-def settings_of(items: dict[str, str]) -> dict[str, str]:
-    """Refuse an unknown training key before anything is loaded."""
-    for key in items:
-        if key not in TrainConfig.model_fields:
-            raise RecipeError(f"--set train.{key}: unknown key.", nearest(key, TrainConfig.model_fields))
-    return items

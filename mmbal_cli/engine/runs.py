@@ -5,6 +5,7 @@ runs/<dataset>-<label>-<spec8>/
   seed-3/                      done.json records.jsonl model.safetensors predictions-{val,test}.safetensors
   .job-1-2-3/                  a stack of seeds in work: records.jsonl and two checkpoints
   .lock                        held by the training process
+runs/.tuning/                  such folders for the candidates of a suite's tuned rows
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from mmbal_cli.recipe import Frozen, TrainConfig
 from mmbal_cli.store.atomic import canonical_json, digest_of, publish
 
 SCHEMA = 1
+TUNING = ".tuning"
 
 
 class RunSpec(Frozen):
