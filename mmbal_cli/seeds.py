@@ -54,6 +54,11 @@ class SeedStreams:
             row.bernoulli_(p, generator=self._generator(seed, purpose))
         return draw.to(like.device)
 
+    def restart(self, purpose: str) -> None:
+        """Begin a stream again."""
+        for seed in self.seeds:
+            self._streams.pop((seed, purpose), None)
+
     def state(self) -> dict[str, Tensor]:
         """Generator states by `seed/purpose`, uint8 tensors; initialisation is over when a state is taken."""
         live = {key: g for key, g in self._streams.items() if not key[1].startswith("init/")}

@@ -1,4 +1,4 @@
-"""Environment before anything is imported (no network, one thread a process), and the command line in-process."""
+"""Environment before anything is imported (no network, products as in training), and the command line in-process."""
 
 import os
 import signal
@@ -10,6 +10,7 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_CBWR"] = "AUTO,STRICT"  # as training workers have it
 
 
 @pytest.fixture(scope="session")

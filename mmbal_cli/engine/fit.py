@@ -66,7 +66,7 @@ class Fit:
                 if epoch <= self.finished:
                     continue
                 start = time.perf_counter()
-                record = self.train_epoch(phase.data)
+                record = self.train_epoch(phase)
                 record |= self.validate(epoch)
                 self.finished = epoch
                 self.seconds += time.perf_counter() - start
@@ -84,22 +84,24 @@ class Fit:
         if number and self.phases[number - 1].keep_best:
             self.method.load_state_dict(self.best)
         self.method.epoch = 0
+        self.method.zero_grad()  # what the last phase trained must not be recorded in this one
         self.method.eval()
         self.method.begin_phase(self.peek)
         self.method.opt = self.method.optimizer()
+        self.method.rng.restart("shuffle")  # so all methods of a seed see the same order, whatever came before
         self.best, self.best_score, self.best_nll, self.best_epoch = {}, {}, {}, {}
 
-    def train_epoch(self, split: str = "train") -> dict[str, Tensor]:
-        """One pass over the samples of `split`; returns what was logged, as means over the epoch [S]."""
+    def train_epoch(self, phase: Phase) -> dict[str, Tensor]:
+        """One pass over the samples of the phase; returns what was logged, as means over the epoch [S]."""
         method = self.method
         method.opt.set_epoch(method.epoch, method.phase_epochs)
         method.eval()
         method.begin_epoch(self.peek)
         method.train()
         batch_size = method.config.batch
-        every = max(1, -(-len(self.feed.rows[split]) // batch_size) // GRADIENT_SAMPLES)
+        every = max(1, -(-len(self.feed.rows[phase.data]) // batch_size) // GRADIENT_SAMPLES)
         losses, sizes = [], []
-        for step, batch in enumerate(self.feed.epoch(method.rng, batch_size, split)):
+        for step, batch in enumerate(self.feed.epoch(method.rng, batch_size, phase.data)):
             losses.append(method.step(batch))
             sizes.append(batch.y.shape[1])
             if step % every == 0:

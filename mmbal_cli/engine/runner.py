@@ -114,6 +114,7 @@ class Runner:
 
     def _start(self, noise: IO[str]) -> subprocess.Popen[str]:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        threads["MKL_CBWR"] = "AUTO,STRICT"  # products must not round by where a seed's rows lie in memory
         process = subprocess.Popen(
             [sys.executable, "-m", "mmbal_cli.engine.worker"],
             stdin=subprocess.PIPE,

@@ -48,7 +48,9 @@ METHODS: dict[str, Row] = {
     "arl": Row("arl:ARL", "loss, gradient", "ICCV 2025", "asymmetric learning: targets from the logits' entropy"),
     "lfm-h": Row("lfm_h:LFMH", "loss, schedule", "NeurIPS 2024", "alignment first, classification later"),
     "lfm-lb": Row("lfm_lb:LFMLB", "loss, schedule", "NeurIPS 2024", "as lfm-h, with a learned mix"),
-    "iibalance": Row("iibalance:IIBalance", "loss, schedule, inference", "ICME 2026", "budgets of information decide", True),
+    "iibalance": Row(
+        "iibalance:IIBalance", "loss, schedule, inference", "ICME 2026", "budgets of information decide", True
+    ),
     "bmlr": Row("bmlr:BMLR", "loss", "arXiv 2605.28869", "labels reshaped until modalities are equally hard", True),
     "bmlmi": Row("bmlmi:BMLMI", "stages, loss", "arXiv 2511.00987", "distils, then weighs the losses", True),
 }

@@ -29,8 +29,7 @@ from torch import Tensor
 from mmbal_cli.methods.base import Batch, Card, Method, Out, Phase, knob
 from mmbal_cli.nn.fusion import FUSIONS
 from mmbal_cli.nn.stacked import total
-from mmbal_cli.ops.alignment import both, reversed_js
-from mmbal_cli.ops.losses import ce, contrastive
+from mmbal_cli.ops.losses import both, ce, contrastive, reversed_js
 
 
 class LFM(Method):

@@ -18,17 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmbal_cli.ops.losses import contrastive
+from mmbal_cli.ops.losses import both, contrastive
 
 CONSTANT = 1e-6  # nats: below this an entropy is rounding; one sample in a million has more
 INFONCE_TEMPERATURE, INFONCE_SAMPLES = 0.1, 256
-
-
-def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """Which samples have two modalities; None = all."""
-    if a is None or b is None:
-        return b if a is None else a
-    return a & b
 
 
 def decided(z: Tensor) -> Tensor:

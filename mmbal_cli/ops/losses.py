@@ -20,6 +20,13 @@ def masked_mean(each: Tensor, present: Tensor | None = None) -> Tensor:
     return torch.where(present, each, 0.0).sum(1) / present.sum(1).clamp_min(1)
 
 
+def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Which samples [S,B] have two modalities; None when all have."""
+    if a is None or b is None:
+        return b if a is None else a
+    return a & b
+
+
 def soft_ce(z: Tensor, target: Tensor, present: Tensor | None = None) -> Tensor:
     """Mean cross-entropy [S] of logits z [S,B,C] and soft labels [S,B,C], over present samples only."""
     return masked_mean(-(target * z.log_softmax(-1)).sum(-1), present)
@@ -61,3 +68,15 @@ def contrastive(a: Tensor, b: Tensor, tau: float, present: Tensor | None = None)
     rows = -logits.log_softmax(2).diagonal(dim1=1, dim2=2)  # [S,B]
     columns = -logits.log_softmax(1).diagonal(dim1=1, dim2=2)
     return masked_mean(0.5 * (rows + columns), present)
+
+
+def reversed_js(a: Tensor, b: Tensor, present: Tensor | None = None) -> Tensor:
+    """0.5 [KL(m || p) + KL(m || q)] [S], p and q = softmax of logits a, b [S,B,C], m = (p + q) / 2.
+
+    The Jensen-Shannon divergence has these arguments the other way round; this is what LFM's released code computes.
+    All in logarithms, so a probability that underflows to zero costs no NaN, neither here nor in a gradient.
+    """
+    p, q = a.log_softmax(-1), b.log_softmax(-1)
+    high = torch.maximum(p, q).detach()  # logaddexp would round a seed's last elements by its place in the stack
+    m = high + (0.5 * ((p - high).exp() + (q - high).exp())).log()
+    return masked_mean((m.exp() * (m - 0.5 * (p + q))).sum(-1), present)

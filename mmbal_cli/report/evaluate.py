@@ -96,7 +96,8 @@ def sheet(evaluation: Evaluation, precision: int = 2) -> Sheet:
     run = evaluation.run
     last = len(METRICS) + 2
     return Sheet(
-        f"{run.name} · {run.facts.label}{run.facts.suffix} on {evaluation.dataset} · {evaluation.split}, {evaluation.source} predictions",
+        f"{run.name} · {run.facts.label}{run.facts.suffix} on {evaluation.dataset} · {evaluation.split}, "
+        f"{evaluation.source} predictions",
         ("part", "seed", "samples", *(metric.title for metric in METRICS.values())),
         rows,
         _notes(evaluation),

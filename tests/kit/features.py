@@ -18,15 +18,24 @@ CONFIG = TrainConfig(epochs=4, batch=16, width=8, lr=0.05, dtype="float64")
 
 
 def feature_set(
-    M: int = 2, n: int = 60, classes: int = 4, seed: int = 0, easy: float = 0.0, absent: float = 0.0
+    M: int = 2,
+    n: int = 60,
+    classes: int = 4,
+    seed: int = 0,
+    easy: float = 0.0,
+    absent: float = 0.0,
+    flat: bool = False,
 ) -> FeatureSet:
-    """n training, n/3 validation and n/3 test samples; `easy` adds class means, `absent` removes modalities."""
+    """n training, n/3 validation and n/3 test samples.
+
+    `easy` adds class means, `absent` removes modalities, `flat` leaves out the time steps of those that have some.
+    """
     g = np.random.default_rng(seed)
     total = n + 2 * (n // 3)
     labels = np.arange(total) % classes
     features, masks = {}, {}
     for m in list(SHAPES)[:M]:
-        shape = SHAPES[m]
+        shape = SHAPES[m][-1:] if flat else SHAPES[m]
         means = g.normal(size=(classes, shape[-1]))
         x = g.normal(size=(total, *shape))
         x += easy * (means[labels] if len(shape) == 1 else means[labels][:, None])

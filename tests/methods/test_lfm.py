@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from mmbal_cli.methods.base import Batch, Out
-from mmbal_cli.ops.alignment import both, reversed_js
-from mmbal_cli.ops.losses import ce, contrastive
+from mmbal_cli.ops.losses import both, ce, contrastive, reversed_js
 from mmbal_cli.recipe import TrainConfig
 from tests.kit.features import CONFIG, build, feature_set, feed, fit, train
 from tests.methods import reference, slow_lfm
