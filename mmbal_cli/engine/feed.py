@@ -30,7 +30,8 @@ class Feed:
     @property
     def shape(self) -> Shape:
         """What a method may know of the data."""
-        return Shape(self.features.shapes, len(self.features.classes), len(self.features.rows["train"]))
+        rows = self.features.rows
+        return Shape(self.features.shapes, len(self.features.classes), len(rows["train"]), len(rows["val"]))
 
     def carved(self, share: float) -> Feed:
         """The same tensors with `share` of the training split set aside as `inner`."""

@@ -37,7 +37,8 @@ class Data:
     @property
     def shape(self) -> Shape:
         """What a method may know of the data."""
-        return Shape(self.shapes, len(self.prepared.classes), self.prepared.counts["train"])
+        counts = self.prepared.counts
+        return Shape(self.shapes, len(self.prepared.classes), counts["train"], counts.get("val", 0))
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def plan_run(data: Data, name: str, implied: dict[str, Any], fusion: str | None,
     config = build(TrainConfig, merged, "train")
     values = cls.resolve({**recipe.knobs, **special, **implied, **knobs})
     chosen = fusion or card.fusions[0]
-    cls.check(data.shape, chosen)
+    cls.check(data.shape, chosen, values)
     spec = RunSpec(
         dataset=prepared.name,
         label=_label(card.name, implied, chosen, card.fusions[0]),
@@ -118,7 +119,11 @@ def plan_run(data: Data, name: str, implied: dict[str, Any], fusion: str | None,
         split_hash=prepared.split_hash,
         method_source=sha256_hex(Path(name.rpartition(":")[0]).read_bytes()) if ".py:" in name else "",
     )
-    warnings = []
+    warnings = [
+        f"method.{key}={values[key]:g} of {card.name}: {k.help}."
+        for key, k in cls.declared().items()
+        if k.warn_above is not None and values[key] > k.warn_above
+    ]
     if card.scales_gradients and config.optimizer == "adamw":
         warnings.append(f"{card.name} scales gradients, and AdamW divides a steady scale out again: expect no effect.")
     return Planned(spec, _facts(spec, data, cls), tuple(warnings), spec.label)

@@ -105,11 +105,12 @@ class Phase:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a method may know of the data: feature shape (F,) or (T,F) of each modality, classes, samples."""
+    """What a method may know of the data: feature shape (F,) or (T,F) of each modality, classes, how many samples."""
 
     modalities: dict[str, tuple[int, ...]]
     classes: int
-    samples: int
+    samples: int  # to train on
+    validation: int
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class Method(nn.Module):
         return {name: k.convert(values.get(name, k.default), cls.card.name) for name, k in declared.items()}
 
     @classmethod
-    def check(cls, shape: Shape, fusion: str) -> None:
+    def check(cls, shape: Shape, fusion: str, knobs: dict[str, Any]) -> None:
         """Refuse what the card does not allow, with the reason and what is supported."""
         card, M = cls.card, len(shape.modalities)
         if fusion not in FUSIONS:
@@ -192,12 +193,25 @@ class Method(nn.Module):
         limit = fusion_class(fusion).max_modalities
         if limit is not None and limit < M:
             raise UsageError(f"Fusion '{fusion}' takes at most {limit} modalities; the data have {M}.")
+        cls.check_judges(shape, knobs)
+
+    @classmethod
+    def check_judges(cls, shape: Shape, knobs: dict[str, Any]) -> None:
+        """Refuse to weigh modalities by fewer samples than there are classes (of a method with a knob `holdout`)."""
+        if "holdout" not in knobs:
+            return
+        share = knobs["holdout"]
+        n, where = (round(share * shape.samples), "held out of training") if share else (shape.validation, "validation")
+        if n < shape.classes:
+            raise UsageError(f"{cls.card.name} weighs modalities by {n} {where} samples of {shape.classes} classes.",
+                             "Expected at least one sample for each class.",
+                             "--set method.holdout=0.2 (a share of train), or 0 (the validation split)")  # fmt: skip
 
     def __init__(self, shape: Shape, config: TrainConfig, seeds: tuple[int, ...], fusion: str = "concat",
                  knobs: dict[str, Any] | None = None) -> None:  # fmt: skip
         super().__init__()
         self.knobs = self.resolve(knobs or {})
-        self.check(shape, fusion)
+        self.check(shape, fusion, self.knobs)
         self.shape, self.config, self.fusion_name = shape, config, fusion
         self.dtype = getattr(torch, config.dtype)
         self.rng = SeedStreams(seeds)

@@ -23,6 +23,7 @@ class Knob:
     choices: tuple[str, ...] = ()
     name: str = ""
     when: str = ""
+    warn_above: float | None = None
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = self.name or name
@@ -71,9 +72,11 @@ def knob(
     choices: tuple[str, ...] = (),
     name: str = "",
     when: str = "",
+    warn_above: float | None = None,
 ) -> Any:
     """Declare a hyper-parameter in a class body, read it as an attribute.
 
-    `name` where a hook has that name; `when="other=value"` where it only matters with that value of another knob.
+    `name` where a hook has that name; `when="other=value"` where it only matters with that value of another knob;
+    a value above `warn_above` is allowed, and its user is warned with the help text.
     """
-    return Knob(default, help, source, low, high, choices, name, when)
+    return Knob(default, help, source, low, high, choices, name, when, warn_above)

@@ -7,11 +7,14 @@ of the data set, those of the test split too. Therefore it is off by default, an
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-from mmbal_cli.methods.base import Batch, knob
+from mmbal_cli.errors import UsageError
+from mmbal_cli.methods.base import Batch, Shape, knob
 from mmbal_cli.methods.heads import Heads
-from mmbal_cli.nn.graph import GraphAdapter, SimilarityGraph
+from mmbal_cli.nn.graph import EXPECTED, GraphAdapter, SimilarityGraph
 from mmbal_cli.nn.stacked import PerModality
 from mmbal_cli.ops.graph import fused_affinity, normalised_adjacency
 
@@ -22,6 +25,15 @@ class Transductive(Heads):
     graph = knob("none", "snf: graph convolution, transductive: predictions depend on the features of all samples; "
                  "needs complete [N,F] features, N <= 20,000", source="ours, to approach the paper",
                  choices=("none", "snf"))  # fmt: skip
+
+    @classmethod
+    def check(cls, shape: Shape, fusion: str, knobs: dict[str, Any]) -> None:
+        """Refuse features with time steps too, for graph=snf."""
+        super().check(shape, fusion, knobs)
+        steps = [m for m, size in shape.modalities.items() if len(size) > 1]
+        if knobs["graph"] == "snf" and steps:
+            size = list(shape.modalities[steps[0]])
+            raise UsageError(f"graph=snf cannot use '{steps[0]}': its features have steps, {size}.", EXPECTED)
 
     def build(self) -> None:
         """Heads; with graph=snf encoders over one network."""
