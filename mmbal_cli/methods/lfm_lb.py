@@ -1,25 +1,25 @@
 """LFM-LB: the mix of alignment and classification is learned (Yang et al., NeurIPS 2024, poster row Ours-LB).
 
-Changes: loss and schedule. Official code: njustkmg/NeurIPS24-LFM (CREMA-D only). Loss, fusion, alignment and start
-are those of lfm-h; alpha comes from  min_alpha L_CLS(theta*(alpha)),  theta*(alpha) = argmin of the mixed loss. It
-changes once per epoch, before training, for each seed apart, with a training batch b and a batch v that is held out:
+Changes: loss and schedule. Official code: njustkmg/NeurIPS24-LFM (CREMA-D only). Loss, fusion and start are
+those of lfm-h; alpha comes from  min_alpha L_CLS(theta*(alpha)),  theta*(alpha) = argmin of the mixed loss. It changes
+once per epoch, before training, for each seed apart, with a training batch b and a batch v that is held out:
 
     onestep (default; the standard one-step unrolled solution, ours): eta = current learning rate, evaluation mode
         g_c, g_a = gradients of L_CLS, L_MM at theta on b;  theta' = theta - eta [(1 - alpha) g_c + alpha g_a]
-        dF/dalpha = eta <g_v, g_c - g_a>, g_v = gradient of L_CLS at theta' on v;  r = its cosine
-        alpha <- clip(alpha - lr_alpha r, .05, .95), lr_alpha halved every 20 epochs; theta' is thrown away
+        dF/dalpha = eta <g_v, g_c - g_a>, g_v = gradient of L_CLS at theta' on v; theta' is thrown away
+        r = <g_v, g_c - g_a> / (|<g_v, g_c>| + |<g_v, g_a>|);  alpha <- clip(alpha - lr_alpha r, .05, .95)
     fitted   1 - alpha = polynomial of degree 5 in 199 e / (E - 1), within [0, 1]
     hvp      alpha <- clip(alpha - lr_hvp k, .05, .95), k = mean over the entries of the FIRST parameter tensor of
-             (Hessian of the mixed loss) (gradient of L_CLS), both on v; lr_hvp halved every 20 epochs
+             (Hessian of the mixed loss) (gradient of L_CLS), both on v; lr_hvp, lr_alpha are halved every 20 epochs
     minnorm  (1 - alpha) g_c + alpha g_a is shortest if <g_c, g_a> >= 0, else alpha = 0.5; on b, within [.001, .999]
 
-What the official code really does: its README command is `lb=fitted, align=js, loss_scale=2` (below 0 around epoch
-183, meaningless beyond 199). "Learnable" is `hvp` on 8 of 16 held-out samples: no hyper-gradient, alpha stays near
-.95. `minnorm` is the first release: every batch, its two weights exchanged; later once per epoch, the right way round.
-
-Deviations: no version of the code solves the bilevel problem and how the paper does is not known, so the default is
-ours; `fitted` is stretched to the run's epochs and clipped; `hvp` uses the whole held-out batch. eta includes
-`loss_scale`; theta' leaves momentum and decay out. One modality: alpha = 0 and nothing is held out.
+The official README command is `lb=fitted, align=js, loss_scale=2` (below 0 around epoch 183). Its "learnable" script is
+`hvp` on 8 of 16 held-out samples: no hyper-gradient, alpha stays near .95. `minnorm` is the first release: every batch,
+its two weights exchanged; later once per epoch, the right way round. How the paper solves the problem is not known.
+Deviations: `onestep` is ours. normalise=cosine (our first design) divides by the length of g_a, long and nearly
+orthogonal to g_v: alpha stays near .95. JS is the default as in every version of the code with this alpha: InfoNCE at
+such weights leaves small sets of frozen features at chance (docs/results). `fitted` is stretched to the run's epochs;
+`hvp` uses all of v. eta includes `loss_scale`; theta' leaves momentum and decay out. M = 1: alpha = 0, no v.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ POLYNOMIAL = (2.04623704e-1, 3.35472727e-3, 1.22989557e-4, -2.92947416e-6, 2.238
 class LFMLB(LFM):
     """alpha is state of the model: a buffer, one number for each seed."""
 
-    card = replace(
-        LFM.card, name="lfm-lb",
-        deviates=("alpha by one unrolled step (the released code: a polynomial of the epoch)", *LFM.card.deviates),
-        holds_out="one batch of the training split, at most a quarter of it (lb=onestep and hvp)",
-    )  # fmt: skip
+    card = replace(LFM.card, name="lfm-lb", holds_out="one batch of the training split (lb=onestep and hvp)", deviates=(
+        "alpha by one unrolled step (the released code: a polynomial of the epoch)", *LFM.card.deviates))  # fmt: skip
+    align = replace(LFM.align, default="js", source="official code; paper: contrastive")
     lb = knob("onestep", "how alpha is found", source="ours; README command: fitted",
               choices=("onestep", "fitted", "hvp", "minnorm"))  # fmt: skip
     start = knob(HIGH, "alpha before the first update", source="official code", low=0, high=1)
-    lr_alpha = knob(0.02, "step of alpha along the cosine r", source="ours", low=0, high=1, when="lb=onestep")
+    lr_alpha = knob(0.02, "step of alpha along r", source="ours", low=0, high=1, when="lb=onestep")
+    rule = knob("relative", "what dF/dalpha is divided by to give r", source="ours", name="normalise",
+                choices=("relative", "cosine"), when="lb=onestep")  # fmt: skip
     lr_hvp = knob(1e-4, "step of alpha along k", source="official code", low=0, high=1e6, when="lb=hvp")
     alpha: Tensor
 
@@ -63,7 +63,7 @@ class LFMLB(LFM):
     def held_out(self) -> float:
         """One batch, where alpha is judged on samples that training never sees."""
         needed = self.lb in ("onestep", "hvp") and len(self.mods) > 1
-        return min(0.25, self.config.batch / self.shape.samples) if needed else 0.0
+        return min(0.25, self.config.batch / self.shape.samples) * needed
 
     def mix(self) -> Tensor:
         """alpha [S]."""
@@ -80,25 +80,26 @@ class LFMLB(LFM):
         elif self.lb == "hvp":
             self.move(self.lr_hvp, self.curvature(next(iter(peek.batches("inner")))))
         else:
-            _, r = self.slope(peek.sample("train", self.config.batch), next(iter(peek.batches("inner"))))
+            r = self.slope(peek.sample("train", self.config.batch), next(iter(peek.batches("inner"))))[1]
             self.log("coef/r", r)
             self.move(self.lr_alpha, r)
 
     def move(self, rate: float, direction: Tensor) -> None:
-        """alpha against `direction` [S]; the rate is halved every 20 epochs."""
+        """alpha against `direction` [S], at a rate that is halved every 20 epochs."""
         self.alpha = (self.alpha - rate * 0.5 ** (self.epoch // HALVED) * direction).clamp(LOW, HIGH)
 
     def theta(self) -> dict[str, Tensor]:
         """What learns."""
-        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+        return dict(self.named_parameters())
 
     def slope(self, b: Batch, v: Batch) -> tuple[Tensor, Tensor]:
-        """dF/dalpha through one unrolled step, and its cosine r; [S] each."""
+        """dF/dalpha through one unrolled step, and r; [S] each."""
 
         def outer(moved: dict[str, Tensor]) -> Tensor:
             return ce(functional_call(self, moved, (v,)).fused, v.y)
 
-        return unrolled_slope(self.theta(), self.terms(self(b), b), outer, self.alpha, self.loss_scale * self.opt.lr)
+        eta = self.loss_scale * self.opt.lr
+        return unrolled_slope(self.theta(), self.terms(self(b), b), outer, self.alpha, eta, self.rule)
 
     def shortest(self, b: Batch) -> Tensor:
         """alpha of the shortest mixed gradient [S]; 0.5 where the two oppose each other."""

@@ -62,11 +62,13 @@ def unrolled_slope(
     outer: Callable[[dict[str, Tensor]], Tensor],
     alpha: Tensor,
     eta: float,
+    rule: str = "relative",
 ) -> tuple[Tensor, Tensor]:
-    """d outer(theta') / d alpha after one gradient step on (1 - alpha) first + alpha second loss, and its cosine.
+    """d outer(theta') / d alpha after one gradient step on (1 - alpha) first + alpha second loss; and in [-1,1].
 
     theta' = theta - eta [(1 - alpha) g_1 + alpha g_2], so the slope is eta <g, g_1 - g_2> with g the gradient of
-    `outer` at theta'. Three gradients, nothing of second order. All [S]; the cosine is 0 where a gradient is.
+    `outer` at theta'. Three gradients, nothing of second order. All [S]. The second number has the slope's sign:
+    `relative` is <g, g_1 - g_2> / (|<g, g_1>| + |<g, g_2>|), `cosine` that of g and g_1 - g_2; 0 where a gradient is.
     """
     params = list(theta.values())
     first, second = (gradients(each, params) for each in losses)
@@ -75,7 +77,11 @@ def unrolled_slope(
         weight = per_seed(alpha, p)
         moved[name] = (p.detach() - eta * ((1 - weight) * x + weight * y)).requires_grad_()
     g = gradients(outer(moved), list(moved.values()))
-    apart = [x - y for x, y in zip(first, second, strict=True)]
-    product = inner(g, apart)
-    cosine = product / (inner(g, g).sqrt() * inner(apart, apart).sqrt() + 1e-12)
-    return eta * product, cosine
+    gains = inner(g, first), inner(g, second)
+    product = gains[0] - gains[1]
+    if rule == "cosine":
+        apart = [x - y for x, y in zip(first, second, strict=True)]
+        size = inner(g, g).sqrt() * inner(apart, apart).sqrt() + 1e-12
+    else:
+        size = gains[0].abs() + gains[1].abs()
+    return eta * product, product / torch.where(size > 0, size, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import chain
 
 import pytest
@@ -37,24 +38,38 @@ def pair(data: Feed, **knobs: object) -> tuple[LFMLB, Batch, Batch]:
 # --------------------------------------------------------------------------------- the hyper-gradient
 
 
-def scalar(theta: float, alpha: float, other: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+def scalar(theta: float, alpha: float, other: float = 1.0, rule: str = "relative") -> tuple[torch.Tensor, torch.Tensor]:
     """(t - 1)^2 / 2 is classified, (t + other)^2 / 2 aligned; eta = 0.1."""
     t, a = torch.tensor([[theta]], dtype=D64, requires_grad=True), torch.tensor([alpha], dtype=D64)
     losses = (t[:, 0] - 1) ** 2 / 2, (t[:, 0] + other) ** 2 / 2
-    return unrolled_slope({"t": t}, losses, lambda p: (p["t"][:, 0] - 1) ** 2 / 2, a, 0.1)
+    return unrolled_slope({"t": t}, losses, lambda p: (p["t"][:, 0] - 1) ** 2 / 2, a, 0.1, rule)
 
 
-def test_slope_of_a_scalar_problem() -> None:
-    slope, r = scalar(0.0, 0.5)
+@pytest.mark.parametrize("rule", ["relative", "cosine"])
+def test_slope_of_a_scalar_problem(rule: str) -> None:
+    slope, r = scalar(0.0, 0.5, rule=rule)
     assert slope.item() == pytest.approx(0.2, abs=1e-12)
     assert r.item() == pytest.approx(1, abs=1e-10)
     for theta, alpha in ((0.0, 0.5), (0.3, 0.2), (-2.0, 0.95), (4.0, 0.05)):
         a = torch.tensor(alpha, dtype=D64, requires_grad=True)
         moved = theta - 0.1 * ((1 - a) * (theta - 1) + a * (theta + 1))
         (exact,) = torch.autograd.grad((moved - 1) ** 2 / 2, a)
-        slope, r = scalar(theta, alpha)
+        slope, r = scalar(theta, alpha, rule=rule)
         assert slope.item() == pytest.approx(exact.item(), abs=1e-12)
-        assert r.item() == pytest.approx(torch.sign(exact).item(), abs=1e-9)
+        g, c, a_ = moved.item() - 1, theta - 1, theta + 1
+        expected = math.copysign(1, exact.item()) if rule == "cosine" else (g * c - g * a_) / (abs(g * c) + abs(g * a_))
+        assert r.item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_long_alignment_gradient_without_effect_on_classification_does_not_slow_alpha_down() -> None:
+    """Two directions: one classifies, the other only aligns, with a thousand times the gradient."""
+    t = torch.zeros(1, 2, dtype=D64, requires_grad=True)
+    losses = (t[:, 0] - 1) ** 2 / 2, 1000 * t[:, 1]
+    a = torch.tensor([0.5], dtype=D64)
+    r = {rule: unrolled_slope({"t": t}, losses, lambda p: (p["t"][:, 0] - 1) ** 2 / 2, a, 0.1, rule)[1].item()
+         for rule in ("relative", "cosine")}  # fmt: skip
+    assert r["relative"] == pytest.approx(1)
+    assert r["cosine"] == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_no_direction_where_a_gradient_vanishes() -> None:
@@ -316,7 +331,9 @@ def rule(held: Batch, phase_epochs: int) -> slow_lfm.Rule:
             moved[name] = (value.detach() - lr * part).requires_grad_()
             at += value.numel()
         g_v = slow_lfm.flat(slow.terms(moved, held)[0], moved)
-        r = (g_v @ (g_c - g_a)) / (g_v.norm() * (g_c - g_a).norm() + 1e-12)
+        r = (g_v @ (g_c - g_a)) / (abs(g_v @ g_c) + abs(g_v @ g_a))
+        if method.knobs["normalise"] == "cosine":
+            r = (g_v @ (g_c - g_a)) / (g_v.norm() * (g_c - g_a).norm() + 1e-12)
         return max(0.05, min(0.95, alpha - method.knobs["lr_alpha"] * r.item()))
 
     return change
@@ -327,6 +344,7 @@ def rule(held: Batch, phase_epochs: int) -> slow_lfm.Rule:
     ("M", "absent", "knobs"),
     [
         (2, 0.0, {"align": "nce", "tau": 0.5, "start": 0.7, "lr_alpha": 0.2}),
+        (2, 0.0, {"align": "nce", "tau": 0.5, "start": 0.7, "lr_alpha": 0.2, "normalise": "cosine"}),
         (3, 0.2, {"align": "nce", "start": 0.5, "lr_alpha": 0.1}),
         (3, 0.0, {"align": "js", "loss_scale": 2.0, "start": 0.7, "lr_alpha": 0.2}),
         (2, 0.2, {"align": "js", "fusion": "concat", "start": 0.4, "lr_alpha": 0.3}),
