@@ -11,7 +11,7 @@ import typer
 from mmbal_cli.cli.console import note
 from mmbal_cli.cli.options import CACHE, RUNS, Cache, Runs
 
-METHODS = "unimodal,unimodal-ensemble,concat,sum,uniform,ogm,ogm-ge,arl,lfm-h"
+METHODS = "unimodal,unimodal-ensemble,concat,late-fusion,heads,uniform,ogm-ge,arl,lfm-h,lfm-lb,iibalance,bmlr,bmlmi"
 
 
 def demo(

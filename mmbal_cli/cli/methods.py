@@ -12,7 +12,7 @@ from mmbal_cli.cli.listing import say, show_facts, show_rows
 from mmbal_cli.cli.options import Listing, Listings
 
 if TYPE_CHECKING:
-    from mmbal_cli.methods.base import Card
+    from mmbal_cli.methods.base import Card, Method
     from mmbal_cli.methods.knobs import Knob
 
 app = typer.Typer(
@@ -47,14 +47,12 @@ def show(
     format: Listings = Listing.table,
 ) -> None:
     """Show a method's paper, formula, stages, deviations and knobs with their sources."""
-    import sys
-
     from mmbal_cli.methods import METHODS, method_class
     from mmbal_cli.recipe import canonical, method_recipe
 
     cls = method_class(canonical(name) if canonical(name) in METHODS else name)
     facts, knobs = _facts(cls.card), cls.declared()
-    doc = (sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip()
+    doc = _page(cls)
     recipe = method_recipe(cls.card.name)
     if format is Listing.json:
         more = {"reconstructed": cls.card.reconstructed, "knobs": {key: _document(k) for key, k in knobs.items()}}
@@ -68,6 +66,18 @@ def show(
         say("")
         rows = [(f"method.{key}", k.default, _valid(k), k.help, k.source) for key, k in knobs.items()]
         show_rows(("knob", "default", "valid", "meaning", "source"), rows)
+
+
+def _page(cls: type[Method]) -> str:
+    """What the files of a method say of it: its own, then those of the methods it builds on."""
+    import sys
+
+    from mmbal_cli.methods.base import Method
+
+    modules = dict.fromkeys(base.__module__ for base in cls.__mro__ if issubclass(base, Method) and base is not Method)
+    return (
+        "\n\n".join(filter(None, [(sys.modules[name].__doc__ or "").strip() for name in modules])) or cls.__doc__ or ""
+    )
 
 
 def _facts(card: Card) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a method does that measures its modalities first: a phase in which each is trained alone, on `heads`.
+"""Budgets: what a method does that measures its modalities first: a phase in which each is trained alone, on `heads`.
 
     budget  every encoder and its linear head by themselves; after each epoch the NLL_m of held-out samples at its
             best temperature (`bits`) or the accuracy (`acc`); the best epoch of each modality counts

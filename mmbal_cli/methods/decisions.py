@@ -1,4 +1,4 @@
-"""What a method does that weighs its modalities' decisions by budgets and by each sample's uncertainty.
+"""Decisions: what a method does that weighs its modalities' decisions by budgets and by each sample's uncertainty.
 
     w = softmax_m(ln pi_m - gamma H(z_m) / ln C + g_m): `prior` without the last two, `bayes` without g
     `learned`: after training, a phase in which g = MLP(H(z_1..M) / ln C, max softmax(z_1..M)) alone learns, from 0, on

@@ -5,12 +5,12 @@ each modality has a budget, measured once and turned into a global prior; protot
 loss; a weaker modality is pulled to the richest (the anchor) only where it is below its budget, on a linear schedule; a
 light gate joins budgets and each sample's uncertainty at inference. Every formula, value and switch is ours:
 
-    budget:  beta_m and pi_m as `methods/budgets.py` says; anchor a = argmax beta (the first of equals)
+    budget:  beta_m and pi_m, see "Budgets" below; anchor a = argmax beta (the first of equals)
     train:   L = CE(z_f, y) + beta sum_m CE(z_m, y) + lam_p sum_m mean_i -ln q_m[y] + lam_a r(e) sum_{m != a} L_m
              q_m = softmax(cos(h_m, P_m) / tau);  P_m[c] <- unit(mu P_m[c] + (1 - mu) mean of unit(h_m) over class c)
              L_m = sum_i t_m KL(q_a || q_m) / B;  t_m = 1[q_a[y] - q_m[y] > beta_a - beta_m]
              r(e) = (e - warmup) / ramp, from 0 to 1 (e = 0-based epoch)
-    gate, prediction: as `methods/decisions.py` says
+    gate, prediction: see "Decisions" below
 
 Choices: `align=hinge` is the mean of max(0, q_a[y] - q_m[y] - beta_a + beta_m); the anchor gets no gradient. With
 `trigger_level=dataset` t_m holds for an epoch and all samples: whether moving means (mu) of q_m[y] and q_a[y] have a
