@@ -29,6 +29,8 @@ def rows(path: Path) -> dict[str, str]:
             tuned = re.search(r" \(tuned: (.*); best of (\d+) on validation\)", label)
             chosen = tuned[1] if tuned else ""
             label = label.replace(tuned[0], f" (tuned, best of {tuned[2]})") if tuned else label
+        if cell["sd"] is None:  # fewer than two seeds have finished
+            continue
         text = f"{100 * cell['mean']:.1f} ± {100 * cell['sd']:.1f}"
         text = MARKS.get(cell["mark"], "{}").format(text)
         found[label] = f"{text} ({chosen})" if chosen else text
