@@ -27,7 +27,7 @@ from mmbal_cli.engine.fit import Fit
 from mmbal_cli.methods import METHODS, method_class
 
 EPOCHS = 100
-NO_WARM_UP = {"arl": {"start": -1}, "bmlr": {"warm_up": 0}}  # measure the epochs that cost
+NO_WARM_UP = {"arl": {"start": -1}, "bmlr": {"warmup": 0}, "iibalance": {"warmup": -1}}  # the epochs that cost
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ def measure(features: FeatureSet, name: str, S: int) -> Cost:
     """One epoch of each phase."""
     feed = Feed(features, torch.device("cpu"), torch.float32)
     cls, config = method_class(name), CONFIG.model_copy(update={"epochs": EPOCHS})
-    knobs = {key: value for key, value in NO_WARM_UP.get(name, {}).items() if key in cls.declared()}
-    method = cls(feed.shape, config, tuple(range(S)), cls.card.fusions[0], knobs)
+    method = cls(feed.shape, config, tuple(range(S)), cls.card.fusions[0], NO_WARM_UP.get(name))
     fit = Fit(method, feed)
     whole = {phase.name: phase.epochs for phase in fit.phases}
     main = next(phase.name for phase in fit.phases if phase.name == "train")

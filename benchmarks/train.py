@@ -20,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
+os.environ["MKL_CBWR"] = "AUTO,STRICT"  # as the training workers have it; read when torch is imported
+
 import h5py
 import numpy as np
 import torch
