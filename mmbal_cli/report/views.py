@@ -152,6 +152,7 @@ def _notes(block: Block) -> Iterable[str]:
     if any(row.run.facts.note == RECONSTRUCTED for row in block.rows):
         yield f"({RECONSTRUCTED}): the method's full paper or code is not public; what is missing was designed by us."
     yield from _warnings(block)
+    yield _stages(block)
     yield _source(block)
     yield _encoders(block)
 
@@ -191,6 +192,18 @@ def _warnings(block: Block) -> Iterable[str]:
         yield f"More seeds in progress or interrupted: {', '.join(running)}."
     if block.absent:
         yield f"No sample here of {', '.join(block.absent)}: left out of macro-F1 and mAP."
+
+
+def _stages(block: Block) -> str:
+    """Which rows were trained for more epochs than the others, over all their stages."""
+    lengths = [(row, max((s.facts.epochs or 0 for s in row.run.seeds if s.facts.seed in row.seeds), default=0))
+               for row in block.rows]  # fmt: skip
+    lengths = [(row, epochs) for row, epochs in lengths if epochs]
+    if len({epochs for _, epochs in lengths}) < 2:
+        return ""
+    usual = Counter(epochs for _, epochs in lengths).most_common(1)[0][0]
+    odd = [f"{row.label} {epochs}" for row, epochs in lengths if epochs != usual]
+    return f"Epochs over all stages: {usual}, but {', '.join(odd)}."
 
 
 def _source(block: Block) -> str:

@@ -209,6 +209,19 @@ def test_reconstructed_methods_are_called_so_in_every_format(tmp_path: Path) -> 
     assert RECONSTRUCTED not in plain["caption"]
 
 
+def test_rows_trained_for_longer_are_named(tmp_path: Path) -> None:
+    runs = write_study(tmp_path)
+    assert not any("Epochs over all stages" in note for sheet in sheets_of(tmp_path) for note in sheet.notes)
+    for path in runs["arl"].glob("seed-*/done.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"epochs": 80}))
+    (sheet,) = sheets_of(tmp_path)
+    assert "Epochs over all stages: 30, but arl 80." in sheet.notes
+
+
+def sheets_of(root: Path) -> list[Sheet]:
+    return views.sheets(compare([read_run(folder) for folder in find_runs([], root)]))
+
+
 def test_csv(small: Comparison) -> None:
     rows = list(csv.DictReader(io.StringIO(export.csv_text(views.lines(small)))))
     assert len(rows) == 4 * (4 + 2)
