@@ -291,9 +291,9 @@ def suite_recipe(name: str) -> SuiteRecipe:
         raise UsageError(f"There is no suite '{name}'.", nearest(name, recipe_names("suites")), "mmbal suite list")
     values, lines = load_yaml(path)
     suite = build(SuiteRecipe, values, str(path), lines)
-    sizes = {row.label or row.method: len(row.candidates()) for row in suite.rows if row.tune}
-    if len(set(sizes.values())) > 1:
-        listed = ", ".join(f"{label} {size}" for label, size in sizes.items())
+    sizes = [(row.label or row.method, len(row.candidates())) for row in suite.rows if row.tune]
+    if len({size for _, size in sizes}) > 1:
+        listed = ", ".join(f"{label} {size}" for label, size in sizes)
         raise RecipeError(f"{path}: tuned rows have different numbers of candidates: {listed}.",
                           "Every tuned row of a suite gets the same budget.")  # fmt: skip
     return suite

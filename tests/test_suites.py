@@ -63,6 +63,10 @@ def test_a_row_is_a_name_or_a_table(tmp_path: Path) -> None:
             "  - {method: uniform, tune: {gamma: [1, 2, 3]}}\n  - {method: arl, tune: {gamma: [1, 2], T: [1, 2]}}\n",
             "tuned rows have different numbers of candidates: uniform 3, arl 4",
         ),
+        (
+            "  - {method: arl, tune: {gamma: [1, 2, 3]}}\n  - {method: arl, tune: {gamma: [1, 2]}}\n",
+            "tuned rows have different numbers of candidates: arl 3, arl 2",
+        ),
     ],
 )  # fmt: skip
 def test_bad_recipes_are_refused_with_their_line(tmp_path: Path, text: str, words: str) -> None:
