@@ -23,7 +23,7 @@ def _saved(split: Split) -> Split:
 
 METRICS = "accuracy,macro_f1,map"
 Metrics = Annotated[str, typer.Option("--metric", "-m", help="Columns, of accuracy, macro_f1, map, nll, ece.")]
-Saved = Annotated[Split, typer.Option(metavar="[test|val]", callback=_saved, help="Which saved predictions to score.")]
+Saved = Annotated[Split, typer.Option(metavar="test|val", callback=_saved, help="Which saved predictions to score.")]
 
 
 def compare(
@@ -31,12 +31,8 @@ def compare(
         list[Path] | None, typer.Argument(metavar="RUNS", help="Run folders or names; all of --runs by default.")
     ] = None,
     runs: Runs = RUNS,
-    metric: Annotated[
-        str, typer.Option("--metric", "-m", help="Columns, of accuracy, macro_f1, map, nll, ece.")
-    ] = "accuracy,macro_f1,map",
-    split: Annotated[
-        Split, typer.Option(metavar="test|val", callback=_saved, help="Which saved predictions to score.")
-    ] = Split.test,
+    metric: Metrics = METRICS,
+    split: Saved = Split.test,
     sort_by: Annotated[str | None, typer.Option(help="Metric that orders the rows; the first one by default.")] = None,
     format: Formats = None,
     precision: Precision = 2,

@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from mmbal_cli.cli.console import note
-from mmbal_cli.cli.options import CACHE, RUNS, Cache, Runs
+from mmbal_cli.cli.options import CACHE, RUNS, SEEDS, Cache, Runs, Seeds
 
 METHODS = "unimodal,unimodal-ensemble,concat,late-fusion,heads,uniform,ogm-ge,arl,lfm-h,lfm-lb,iibalance,bmlr,bmlmi"
 
 
 def demo(
-    seeds: Annotated[str, typer.Option("--seeds", "-s", help="How many seeds, or a list such as 1,2,5.")] = "5",
+    seeds: Seeds = SEEDS,
     methods: Annotated[str, typer.Option("--methods", "-m", help="Methods to compare, separated by commas.")] = METHODS,
     data_root: Annotated[Path, typer.Option(help="Where the clips are generated.")] = Path("data/demo"),
     cache: Cache = CACHE,

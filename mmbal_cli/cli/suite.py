@@ -12,9 +12,23 @@ import typer
 from mmbal_cli.cli.compare import METRICS, Metrics, Saved, hand_over, metric_names
 from mmbal_cli.cli.console import emit_json, err, note
 from mmbal_cli.cli.listing import show_facts, show_rows
-from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, Listing, Listings, Runs, Split
+from mmbal_cli.cli.options import (
+    CACHE,
+    RUNS,
+    SEEDS,
+    Cache,
+    Dataset,
+    Device,
+    DryRun,
+    Listing,
+    Listings,
+    Runs,
+    Seeds,
+    Split,
+    Workers,
+)
 from mmbal_cli.cli.output import Formats, Output, Precision, Report
-from mmbal_cli.cli.train import SEEDS, Dataset, Failure, Seeds, Workers, open_data, refuse, run_planned, show_plan, warn
+from mmbal_cli.cli.train import Failure, open_data, refuse, run_planned, show_plan, warn
 from mmbal_cli.errors import EXIT_FINDINGS, CacheError
 
 if TYPE_CHECKING:
@@ -109,7 +123,7 @@ def run(
     set_: Sets = None,
     device: Device = "auto",
     jobs: Workers = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show the resolved runs and train nothing.")] = False,
+    dry_run: DryRun = False,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
 ) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmbal_cli.cli.console import bars, err, note
-from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, Runs
+from mmbal_cli.cli.options import CACHE, RUNS, SEEDS, Cache, Dataset, Device, DryRun, Runs, Seeds, Workers
 from mmbal_cli.errors import EXIT_DATA, EXIT_TRAINING, CacheError, TrainError, UsageError
 
 if TYPE_CHECKING:
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
     from mmbal_cli.engine.runner import Job
     from mmbal_cli.engine.runs import RunFolder
 
-Dataset = Annotated[
-    str | None, typer.Option("--dataset", "-d", help="Prepared data set; the one prepared last by default.")
-]
-Seeds = Annotated[str, typer.Option("--seeds", "-s", help="How many seeds, or a list such as 1,2,5.")]
-Workers = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Worker processes; one for each core.")]
-SEEDS = "5"
 MOST_BARS = 12  # more runs than this: only those in work have a bar
 
 
@@ -49,7 +43,7 @@ def train(
     ] = False,
     device: Device = "auto",
     jobs: Workers = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show the resolved runs and train nothing.")] = False,
+    dry_run: DryRun = False,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
 ) -> None:

@@ -193,19 +193,6 @@ class Method(nn.Module):
         limit = fusion_class(fusion).max_modalities
         if limit is not None and limit < M:
             raise UsageError(f"Fusion '{fusion}' takes at most {limit} modalities; the data have {M}.")
-        cls.check_judges(shape, knobs)
-
-    @classmethod
-    def check_judges(cls, shape: Shape, knobs: dict[str, Any]) -> None:
-        """Refuse to weigh modalities by fewer samples than there are classes (of a method with a knob `holdout`)."""
-        if "holdout" not in knobs:
-            return
-        share = knobs["holdout"]
-        n, where = (round(share * shape.samples), "held out of training") if share else (shape.validation, "validation")
-        if n < shape.classes:
-            raise UsageError(f"{cls.card.name} weighs modalities by {n} {where} samples of {shape.classes} classes.",
-                             "Expected at least one sample for each class.",
-                             "--set method.holdout=0.2 (a share of train), or 0 (the validation split)")  # fmt: skip
 
     def __init__(self, shape: Shape, config: TrainConfig, seeds: tuple[int, ...], fusion: str = "concat",
                  knobs: dict[str, Any] | None = None) -> None:  # fmt: skip

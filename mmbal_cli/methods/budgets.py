@@ -15,8 +15,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from mmbal_cli.methods.base import Batch, Out, Peek, Phase, Split, knob
-from mmbal_cli.methods.heads import Heads
+from mmbal_cli.methods.base import Batch, Out, Peek, Phase, knob
+from mmbal_cli.methods.judging import Judging
 from mmbal_cli.nn.frozen import Frozen
 from mmbal_cli.nn.optim import StackedOptimizer, clip_per_seed
 from mmbal_cli.nn.stacked import per_seed
@@ -25,11 +25,10 @@ from mmbal_cli.ops.calibration import Budgets
 ours = partial(knob, source="ours")
 
 
-class Budgeted(Heads):
+class Budgeted(Judging):
     """`heads` with a budget for each modality, in `self.budgets`, when training begins."""
 
     budget_epochs = ours(25, "epochs of the budget phase (at most the run's)", low=1)
-    holdout = ours(0.1, "held-out share of the training split; 0: the validation split instead", low=0, high=0.5)
     iib_estimator = ours("bits", "budget: share of H(Y), or accuracy above chance", choices=("bits", "acc"))
     beta_min = ours(0.01, "least budget", low=1e-6, high=1)
     prior = ours("ratio", "shares, or softmax of the budgets", choices=("ratio", "softmax"))
@@ -51,12 +50,7 @@ class Budgeted(Heads):
 
     def held_out(self) -> float:
         """`holdout`, where it is used."""
-        return self.holdout if len(self.mods) > 1 else 0.0
-
-    @property
-    def measured(self) -> Split:
-        """The split of the measurements."""
-        return "inner" if self.holdout > 0 else "val"
+        return super().held_out() if len(self.mods) > 1 else 0.0
 
     def optimizer(self) -> StackedOptimizer:
         """In the budget phase without the common bound on the gradient: each modality has its own."""
@@ -84,7 +78,7 @@ class Budgeted(Heads):
         if self.phase != "budget":
             self.note(beta=self.budgets.beta, pi=self.budgets.pi)
             return
-        view = peek.outputs(self.measured)
+        view = peek.outputs(self.aside)
         z, present = (torch.stack([part[m] for m in self.mods], 1) for part in (view.z, view.present))
         T, nll, better = self.budgets.measure(z, view.y, present, self.iib_estimator)
         self.note(nll=nll, temperature=T)

@@ -39,7 +39,7 @@ class Deciding(Budgeted):
 
     def phases(self) -> list[Phase]:
         """Budgets, training, and the gate if there is one."""
-        gate = [] if self.judge is None else [Phase("gate", self.gate_epochs, self.measured)]
+        gate = [] if self.judge is None else [Phase("gate", self.gate_epochs, self.aside)]
         return super().phases() + gate
 
     def optimizer(self) -> StackedOptimizer:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmbal_cli.methods.base import Batch, Out, Peek, Phase, Split, knob
+from mmbal_cli.methods.base import Batch, Out, Peek, Phase, knob
 from mmbal_cli.methods.transductive import Transductive
 from mmbal_cli.nn.branches import Branches
 from mmbal_cli.nn.frozen import Frozen
@@ -31,7 +31,6 @@ class Distilled(Transductive):
     lam = knob(0.5, "share of the distillation in a student's loss", source="ours", low=0, high=1)
     T = knob(2.0, "temperature of the distillation", source="ours", low=0.01, high=100)
     theta = knob(0.05, "least NMI with the teacher", source="ours", low=0, high=1, when="kd_gate=nmi")
-    holdout = knob(0.1, "share of train to measure on; 0 = the validation split", source="ours", low=0, high=0.5)
     mi = knob("plugin", "dependence of predicted classes, the same by Miller-Madow, of probabilities, of features",
               source="ours", choices=("plugin", "plugin_mm", "soft", "infonce"))  # fmt: skip
     kd_gate = knob("nmi", "who is a student", source="ours", choices=("nmi", "always", "never"))
@@ -43,7 +42,6 @@ class Distilled(Transductive):
         super().build()
         S, M = self.S, len(self.mods)
         self.distils = self.kd_gate != "never" and M > 1
-        self.aside: Split = "inner" if self.holdout > 0 else "val"
         if self.distils:
             self.teachers = Frozen(Branches(self.enc, self.heads))
             self.register_buffer("f1", torch.zeros(S, M, dtype=self.dtype))
@@ -55,10 +53,6 @@ class Distilled(Transductive):
         E = self.config.epochs
         distil = [Phase("distil", min(self.E_B, E))] * self.distils
         return [Phase("unimodal", min(self.E_A, E)), *distil, Phase("train", E)]
-
-    def held_out(self) -> float:
-        """The part of train that is measured on."""
-        return self.holdout
 
     def selects(self, parameter: str) -> str:
         """Before joint training every branch keeps its own best epoch."""

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from mmbal_cli.errors import UsageError
 from mmbal_cli.methods.base import Batch, Shape, knob
-from mmbal_cli.methods.heads import Heads
+from mmbal_cli.methods.judging import Judging
 from mmbal_cli.nn.graph import EXPECTED, GraphAdapter, SimilarityGraph
 from mmbal_cli.nn.stacked import PerModality
 from mmbal_cli.ops.graph import fused_affinity, normalised_adjacency
 
 
-class Transductive(Heads):
+class Transductive(Judging):
     """`heads`, with a choice of encoders."""
 
     graph = knob("none", "snf: graph convolution, transductive: predictions depend on the features of all samples; "

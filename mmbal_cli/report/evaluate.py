@@ -96,8 +96,7 @@ def sheet(evaluation: Evaluation, precision: int = 2) -> Sheet:
     run = evaluation.run
     last = len(METRICS) + 2
     return Sheet(
-        f"{run.name} · {run.facts.label}{run.facts.suffix} on {evaluation.dataset} · {evaluation.split}, "
-        f"{evaluation.source} predictions",
+        f"{run.name} · {run.facts.title} on {evaluation.dataset} · {evaluation.split}, {evaluation.source} predictions",
         ("part", "seed", "samples", *(metric.title for metric in METRICS.values())),
         rows,
         _notes(evaluation),
@@ -133,7 +132,7 @@ def document(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
 def _run_document(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "run": evaluation.run.name,
-        "label": evaluation.run.facts.label + evaluation.run.facts.suffix,
+        "label": evaluation.run.facts.title,
         "dataset": evaluation.dataset,
         "split": evaluation.split,
         "source": evaluation.source,
@@ -154,7 +153,7 @@ def lines(evaluations: Sequence[Evaluation]) -> list[list[Any]]:
     """Long format, one line for each run, part, seed and metric, `LINE_HEAD` first; fractions."""
     table: list[list[Any]] = [list(LINE_HEAD)]
     for each in evaluations:
-        place = [each.run.name, each.run.facts.label + each.run.facts.suffix, each.dataset, each.split, each.source]
+        place = [each.run.name, each.run.facts.title, each.dataset, each.split, each.source]
         for part in each.parts:
             for seed, values in part.values.items():
                 table += [[*place, part.name, seed, part.samples[seed], key, v] for key, v in values.items()]

@@ -61,6 +61,11 @@ class RunFacts(_Facts):
         """The note as it is shown behind a label: " (reconstructed)"."""
         return f" ({self.note})" if self.note else ""
 
+    @property
+    def title(self) -> str:
+        """Label and note."""
+        return self.label + self.suffix
+
 
 class SeedFacts(_Facts):
     """The content of done.json: how one seed ended."""

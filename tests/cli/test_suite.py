@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from mmbal_cli.engine.runs import RunFolder
+from tests.kit.broken import BROKEN
 from tests.kit.cli import ROOT, Inside, mmbal, start
 from tests.kit.features import feature_set
 from tests.kit.killer import snapshot
@@ -205,16 +206,7 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_missing(tmp_path: Path, in
     assert inside(*call, "--runs", "whole", cwd=folder).stdout == done.stdout
 
 
-HURT = '''
-import torch
-from mmbal_cli.methods.base import Card, Method, knob
-
-class Broken(Method):
-    """Raises in the middle of training."""
-    card = Card("broken", "loss")
-    def loss(self, out, batch):
-        raise ValueError("no such thing")
-
+HURT = f'''{BROKEN}
 class Hungry(Method):
     """Needs more memory than there is."""
     card = Card("hungry", "loss")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from tests.kit.broken import BROKEN
 from tests.kit.cli import ROOT, Inside, mmbal, start
 from tests.kit.features import feature_set
 from tests.kit.prepared import write_prepared
@@ -108,22 +109,13 @@ def test_stopped_at_any_moment_it_resumes_to_the_same_numbers(work: Path, number
         assert rows[0] == rows[1]
 
 
-HURT = '''
-import torch
-from mmbal_cli.methods.base import Card, Method
-
+HURT = f'''{BROKEN}
 class Hurt(Method):
     """Seed 2 meets a loss that is not a number in the second epoch."""
     card = Card("hurt", "loss")
     def loss(self, out, batch):
         bad = torch.tensor([seed == 2 and self.epoch == 1 for seed in self.rng.seeds])
         return torch.where(bad, torch.nan, super().loss(out, batch))
-
-class Broken(Method):
-    """Raises in the middle of training."""
-    card = Card("broken", "loss")
-    def loss(self, out, batch):
-        raise ValueError("no such thing")
 
 class Hungry(Method):
     """Needs more memory than there is for more than three seeds."""
