@@ -19,6 +19,7 @@ class SeedStreams:
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self.seeds = tuple(int(seed) for seed in seeds)
+        self.awake: Sequence[bool] | None = None  # which seeds draw noise in this step; None = all
         self._streams: dict[tuple[int, str], torch.Generator] = {}
 
     def _generator(self, seed: int, purpose: str) -> torch.Generator:
@@ -41,23 +42,27 @@ class SeedStreams:
         return (low + (high - low) * draw).to(dtype)
 
     def normal(self, purpose: str, like: Tensor) -> Tensor:
-        """Standard normal numbers of the shape, type and device of `like` [S,...]."""
-        noise = torch.empty(like.shape, dtype=like.dtype)
-        for row, seed in zip(noise, self.seeds, strict=True):
+        """Standard normal numbers of the shape, type and device of `like` [S,...]; 0 for a seed that is not awake."""
+        noise = torch.zeros(like.shape, dtype=like.dtype)
+        for row, seed in self._drawing(noise):
             row.normal_(generator=self._generator(seed, purpose))
         return noise.to(like.device)
 
     def bernoulli(self, purpose: str, like: Tensor, p: float) -> Tensor:
-        """0/1 numbers of the shape, type and device of `like` [S,...], 1 with probability p."""
-        draw = torch.empty(like.shape, dtype=like.dtype)
-        for row, seed in zip(draw, self.seeds, strict=True):
+        """0/1 numbers of the shape, type and device of `like` [S,...], 1 with probability p; 1 for who is not awake."""
+        draw = torch.ones(like.shape, dtype=like.dtype)
+        for row, seed in self._drawing(draw):
             row.bernoulli_(p, generator=self._generator(seed, purpose))
         return draw.to(like.device)
 
-    def restart(self, purpose: str) -> None:
-        """Begin a stream again."""
-        for seed in self.seeds:
-            self._streams.pop((seed, purpose), None)
+    def _drawing(self, rows: Tensor) -> list[tuple[Tensor, int]]:
+        """Rows [S,...] and seeds of those that are awake."""
+        pairs = list(zip(rows, self.seeds, strict=True))
+        return pairs if self.awake is None else [pair for pair, up in zip(pairs, self.awake, strict=True) if up]
+
+    def restart(self, prefix: str) -> None:
+        """Begin the streams whose purpose starts with `prefix` again."""
+        self._streams = {key: g for key, g in self._streams.items() if not key[1].startswith(prefix)}
 
     def state(self) -> dict[str, Tensor]:
         """Generator states by `seed/purpose`, uint8 tensors; initialisation is over when a state is taken."""

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mmbal_cli"
 LAYERS = {
     "errors": 0, "seeds": 0, "recipe": 1, "store": 1, "nn": 1, "ops": 1, "media": 2, "data": 2,
-    "encode": 3, "methods": 3, "engine": 4, "report": 5, "cli": 6, "__main__": 7, "__init__": -1,
+    "encode": 3, "methods": 3, "engine": 4, "conform": 5, "report": 5, "cli": 6, "__main__": 7, "__init__": -1,
 }  # fmt: skip
 SIDEWAYS = {("data", "media"), ("recipe", "errors"), ("ops", "nn"), ("nn", "recipe")}
 FORBIDDEN = (

@@ -16,11 +16,18 @@ from mmbal_cli.engine.runner import Job
 from mmbal_cli.engine.runs import RunFolder
 from mmbal_cli.engine.suite import Candidate, Row, candidates, choose, plan_suite, state_of
 from mmbal_cli.errors import CacheError, RecipeError, UsageError
+from mmbal_cli.methods import METHODS, known, method_class
 from mmbal_cli.recipe import SuiteRecipe, recipe_folder, recipe_names, suite_recipe
+from mmbal_cli.report.literature import ledger
 from tests.kit.features import feature_set
 from tests.kit.prepared import write_prepared
 
-SHIPPED = ["ablation-arl", "ablation-bmlmi", "ablation-bmlr", "ablation-iibalance", "ablation-lfm", "founding"]
+STUDIES = ["ablation-arl", "ablation-bmlmi", "ablation-bmlr", "ablation-iibalance", "ablation-lfm", "founding"]
+SHIPPED = sorted([*STUDIES, "benchmark", "poster", "quick"])
+POSTER = (
+    "Unimodal Concat Affine Channel ML-LSTM Sum Weight ETMC MSES G-Blend OGM Greedy DOMFN MSLR PMR AGM MLA ReconBoost "
+    "MMPareto"
+)
 REFERENCES = ["unimodal", "unimodal-ensemble", "concat", "late-fusion", "heads"]
 
 
@@ -235,8 +242,28 @@ def test_the_shipped_suites() -> None:
     assert recipe_names("suites") == SHIPPED
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_suite_holds_the_references_and_an_equal_budget(name: str) -> None:
+def test_the_poster_has_its_rows_in_its_order_and_is_linked_to_its_figures() -> None:
+    rows = suite_recipe("poster").rows
+    controls = [row.label for row in rows if row.label.startswith("control: ")]
+    labels = [row.label for row in rows][: -len(controls)]
+    assert labels == [*POSTER.split(), "Ours-H (LFM-H)", "Ours-LB (LFM-LB)"]
+    assert controls == [row.label for row in rows[-len(controls) :]]
+    printed = {figure.row: figure.method for each in ledger() if each.source == "lfm-poster" for figure in each.figures}
+    ours = {row.label.partition(" (")[0]: known(row.method) for row in rows if row.label not in controls}
+    assert {**ours, **{name: "unimodal" for name in printed if name.startswith("Unimodal-")}} == {
+        **printed,
+        "Unimodal": "unimodal",
+    }
+
+
+def test_the_benchmark_has_every_method_and_quick_has_six() -> None:
+    assert [row.method for row in suite_recipe("benchmark").rows] == list(METHODS)
+    references = {name for name in METHODS if method_class(name).card.reference}
+    assert len([row for row in suite_recipe("quick").rows if row.method not in references]) == 6
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_holds_the_references_and_an_equal_budget(name: str) -> None:
     found = suite_recipe(name)
     path = recipe_folder() / "suites" / f"{name}.yaml"
     assert found.name == name == yaml.safe_load(path.read_text())["name"]
@@ -263,7 +290,7 @@ def test_a_shipped_suite_is_possible_and_its_rows_differ(tmp_path: Path, name: s
 def test_every_row_of_every_shipped_suite_trains(tmp_path: Path) -> None:
     data = data_of(tmp_path / "cache", 3, width=8, epochs=1, batch=16)
     rows = [row for name in SHIPPED for row in plan_suite(data, suite_recipe(name), {})]
-    planned = [plan for row in rows for plan in row.runs if not row.values]
+    planned = list({plan.spec.digest: plan for row in rows for plan in row.runs if not row.values}.values())
     assert run_planned(planned, (1,), tmp_path / "runs", tmp_path / "cache", "cpu", 2, resume=False) == []
 
 

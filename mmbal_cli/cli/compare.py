@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +23,7 @@ def _saved(split: Split) -> Split:
 
 METRICS = "accuracy,macro_f1,map"
 Metrics = Annotated[str, typer.Option("--metric", "-m", help="Columns, of accuracy, macro_f1, map, nll, ece.")]
+Literature = Annotated[bool, typer.Option("--with-literature", help="Published figures too, in tables of their own.")]
 Saved = Annotated[Split, typer.Option(metavar="test|val", callback=_saved, help="Which saved predictions to score.")]
 
 
@@ -37,6 +38,7 @@ def compare(
     format: Formats = None,
     precision: Precision = 2,
     output: Output = None,
+    with_literature: Literature = False,
 ) -> None:
     """Compare runs: mean ± sd over seeds, reference rows on top, what cannot be told apart marked.
 
@@ -53,9 +55,26 @@ def compare(
     found = [read_run(folder) for folder in find_runs(names or [], runs)]
     comparison = compare_runs(found, metrics, split.value, order)
     report = Report(lambda digits: sheets(comparison, digits), lambda: document(comparison), lambda: lines(comparison))
+    if with_literature:
+        report = beside_literature(report, {block.facts.dataset for block in comparison.blocks})
     hand_over(report, comparison.unreadable, format, output, precision)
     if not comparison.complete:
         raise typer.Exit(EXIT_FINDINGS)
+
+
+def beside_literature(report: Report, datasets: Iterable[str]) -> Report:
+    """The report followed by what is published on its data sets, in tables of their own."""
+    from mmbal_cli.report.literature import known_datasets, literature
+
+    names = sorted(datasets)
+    published = literature(names)
+    if not published:
+        note(f"No published figures for {', '.join(names)}; there are some for {', '.join(known_datasets())}.")
+    return Report(
+        lambda digits: [*report.sheets(digits), *(each.sheet() for each in published)],
+        lambda: {**report.document(), "literature": [each.document() for each in published]},
+        lambda: [*report.lines(), *(line for each in published for line in each.lines())],
+    )
 
 
 def hand_over(

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmbal_cli.cli.console import emit_json
+from mmbal_cli.cli.console import emit_json, stage
 from mmbal_cli.cli.listing import say, show_facts, show_rows
 from mmbal_cli.cli.options import Listing, Listings
+from mmbal_cli.errors import EXIT_FINDINGS
 
 if TYPE_CHECKING:
     from mmbal_cli.methods.base import Card, Method
     from mmbal_cli.methods.knobs import Knob
 
 app = typer.Typer(
-    help="Balancing methods: list them, show one with its paper, knobs and deviations.", no_args_is_help=True
+    help="Balancing methods: list them, show one with its paper, knobs and deviations, check one's contract.",
+    no_args_is_help=True,
 )
 
-RECONSTRUCTED = "RECONSTRUCTED: the full paper or code is not public; do not present its results as the paper's"
+RECONSTRUCTED = "RECONSTRUCTED: the full paper or code could not be had; do not present its results as the paper's"
 
 
 @app.command("list")
@@ -29,16 +32,18 @@ def list_(format: Listings = Listing.table) -> None:
     from mmbal_cli.nn.fusion import FUSIONS
 
     if format is Listing.json:
-        keys = ("kind", "paper", "line", "reconstructed")
+        keys = ("kind", "paper", "year", "M", "cost", "line", "reconstructed")
         rows = [{"name": name, **{key: getattr(row, key) for key in keys}} for name, row in METHODS.items()]
-        fusions = [{"name": name, "line": line} for name, (_, line) in FUSIONS.items()]
+        fusions = [{"name": name, **row._asdict()} for name, row in FUSIONS.items()]
         return emit_json({"schema": 1, "methods": rows, "fusions": fusions})
     methods = [
-        (name + (" (reconstructed)" if row.reconstructed else ""), row.kind, row.paper, row.line)
+        (name + (" (reconstructed)" if row.reconstructed else ""), row.kind, row.paper, row.M,
+         "" if row.cost is None else f"{row.cost:.1f}", row.line)
         for name, row in METHODS.items()
-    ]
-    lines = [(f"--fusion {name}", "fusion", "", line) for name, (_, line) in FUSIONS.items()]
-    show_rows(("method", "kind", "paper", "what it does"), [*methods, *lines])
+    ]  # fmt: skip
+    lines = [(f"--fusion {name}", "fusion", row.paper, "1+", "", row.line) for name, row in FUSIONS.items()]
+    show_rows(("method", "kind", "paper", "M", "cost", "what it does"), [*methods, *lines])
+    say("\nM: how many modalities. cost: time of a run in multiples of concat's. A fusion goes with most methods.")
 
 
 @app.command()
@@ -47,10 +52,10 @@ def show(
     format: Listings = Listing.table,
 ) -> None:
     """Show a method's paper, formula, stages, deviations and knobs with their sources."""
-    from mmbal_cli.methods import METHODS, method_class
-    from mmbal_cli.recipe import canonical, method_recipe
+    from mmbal_cli.methods import known, method_class
+    from mmbal_cli.recipe import method_recipe
 
-    cls = method_class(canonical(name) if canonical(name) in METHODS else name)
+    cls = method_class(known(name))
     facts, knobs = _facts(cls.card), cls.declared()
     doc = _page(cls)
     recipe = method_recipe(cls.card.name)
@@ -66,6 +71,45 @@ def show(
         say("")
         rows = [(f"method.{key}", k.default, _valid(k), k.help, k.source) for key, k in knobs.items()]
         show_rows(("knob", "default", "valid", "meaning", "source"), rows)
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="Method name, or path/to/file.py:Class.")],
+    only: Annotated[list[str] | None, typer.Option("--only", help="Run this check alone (repeatable).")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A knob for all checks, method.alpha=0.3.")] = None,
+    format: Listings = Listing.table,
+) -> None:
+    """Run the contract on a method, also on one of your own: what holds, what breaks, and where."""
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as training has it; read when torch is imported
+    import torch
+
+    from mmbal_cli.conform import Subject, chosen, examine
+    from mmbal_cli.methods import known, method_class
+    from mmbal_cli.recipe import parse_sets
+
+    torch.set_num_threads(1)
+    checks, cls = chosen(only or []), method_class(known(name))
+    subject = Subject(cls, cls.given(parse_sets(set_ or [], ("method",))["method"]))
+    findings = []
+    with stage(f"checking {cls.card.name}", len(checks)) as advance:
+        for each in checks:
+            findings.append(examine(each, subject))
+            advance(1, each.name)
+    broken = [finding for finding in findings if finding.verdict == "breaks"]
+    if format is Listing.json:
+        rows = [{"check": f.check.name, "promise": f.check.promise, "verdict": f.verdict, "detail": f.detail}
+                for f in findings]  # fmt: skip
+        emit_json({"schema": 1, "method": cls.card.name, "holds": not broken, "checks": rows})
+    else:
+        words = {"holds": "holds", "breaks": "BREAKS", "none": "-"}
+        lines = [
+            (f.check.name, words[f.verdict], "\n".join(filter(None, [f.check.promise, f.detail]))) for f in findings
+        ]
+        show_rows(("check", "", "promise, and what was found"), lines)
+        say(f"\n{cls.card.name}: {len(broken)} of {len(findings)} checks break.")
+    if broken:
+        raise typer.Exit(EXIT_FINDINGS)
 
 
 def _page(cls: type[Method]) -> str:

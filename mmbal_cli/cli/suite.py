@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmbal_cli.cli.compare import METRICS, Metrics, Saved, hand_over, metric_names
+from mmbal_cli.cli.compare import METRICS, Literature, Metrics, Saved, beside_literature, hand_over, metric_names
 from mmbal_cli.cli.console import emit_json, err, note
 from mmbal_cli.cli.listing import show_facts, show_rows
 from mmbal_cli.cli.options import (
@@ -180,11 +180,15 @@ def table(
     format: Formats = None,
     precision: Precision = 2,
     output: Output = None,
+    with_literature: Literature = False,
 ) -> None:
     """Compare exactly the rows of a suite, in its order. Exit code 1 when a row is not there yet."""
     whole = study(name, dataset, seeds, set_, cache, runs)
     found = _table(whole, metric_names(metric), split, [])
-    hand_over(_report(found), found.comparison.unreadable, format, output, precision)
+    report = _report(found)
+    if with_literature:
+        report = beside_literature(report, {block.facts.dataset for block in found.comparison.blocks})
+    hand_over(report, found.comparison.unreadable, format, output, precision)
     if not found.complete:
         raise typer.Exit(EXIT_FINDINGS)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from mmbal_cli.data.features import FeatureSet
 from mmbal_cli.errors import UsageError
-from mmbal_cli.methods.base import Batch, Method, Shape, Split, View
+from mmbal_cli.methods.base import Batch, Method, Part, Shape, Split, View
 from mmbal_cli.ops.losses import masked_mean
 from mmbal_cli.seeds import SeedStreams
 
@@ -41,13 +42,26 @@ class Feed:
         other.rows = self.rows | {split: rows.to(self.device) for split, rows in self.features.inner(share).items()}
         return other
 
-    def epoch(self, rng: SeedStreams, size: int, split: str = "train") -> Iterator[Batch]:
+    def epoch(self, rng: SeedStreams, size: int, split: str = "train", stream: str = "shuffle") -> Iterator[Batch]:
         """One pass over a split: every sample once for each seed, the last batch may be short."""
-        order = rng.permutation("shuffle", len(self.rows[split])).to(self.device)  # [S,N]
+        order = rng.permutation(stream, len(self.rows[split])).to(self.device)  # [S,N]
         chosen = self.rows[split][order]
         labels = self.y[chosen]
         for idx, rows, y in zip(order.split(size, 1), chosen.split(size, 1), labels.split(size, 1), strict=True):
             yield self._gather(idx, rows, y)
+
+    def drawn(self, parts: Iterable[Part], size: int) -> Iterator[Batch]:
+        """The training samples that a method asked for, part by part."""
+        for part in parts:
+            awake = part.valid.unflatten(1, (-1, size)).any(-1).T.tolist()  # [batches,S], once for all on the host
+            for start, up in zip(range(0, part.idx.shape[1], size), awake, strict=True):
+                cut = slice(start, start + size)
+                idx = part.idx[:, cut]
+                rows = self.rows["train"][idx]
+                keep = {m: value[:, cut] for m, value in part.keep.items()}
+                batch = self._gather(idx, rows, self.y[rows])
+                own = None if all(up) else tuple(up)
+                yield replace(batch, valid=part.valid[:, cut], keep=keep, part=part.name, awake=own)
 
     def sample(self, split: str, rng: SeedStreams, n: int) -> Batch:
         """n random samples of a split for each seed, without replacement."""
@@ -85,6 +99,11 @@ class SplitPeek:
     def batches(self, split: Split) -> Iterator[Batch]:
         """The split in order, in evaluation batches."""
         return self._feed.split(self._allowed(split), self._method.S)
+
+    def epoch(self, split: Split) -> Iterator[Batch]:
+        """One shuffled pass in training batches, in an order of its own."""
+        method = self._method
+        return self._feed.epoch(method.rng, method.config.batch, self._allowed(split), "probe")
 
     def sample(self, split: Split, n: int) -> Batch:
         """n random samples for each seed."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mmbal_cli.engine.checkpoint import flatten, select
 from mmbal_cli.engine.feed import Feed, SplitPeek, scores
-from mmbal_cli.methods.base import Method, Phase
+from mmbal_cli.methods.base import Batch, Method, Phase
 from mmbal_cli.nn.stacked import per_seed
 from mmbal_cli.ops.gradients import gradient_norm
 
@@ -88,7 +88,8 @@ class Fit:
         self.method.eval()
         self.method.begin_phase(self.peek)
         self.method.opt = self.method.optimizer()
-        self.method.rng.restart("shuffle")  # so all methods of a seed see the same order, whatever came before
+        for stream in ("shuffle", "dropout/"):  # all methods of a seed see the same, whatever came before
+            self.method.rng.restart(stream)
         self.best, self.best_score, self.best_nll, self.best_epoch = {}, {}, {}, {}
 
     def train_epoch(self, phase: Phase) -> dict[str, Tensor]:
@@ -97,21 +98,32 @@ class Fit:
         method.opt.set_epoch(method.epoch, method.phase_epochs)
         method.eval()
         method.begin_epoch(self.peek)
+        method.opt.set_epoch(method.epoch, method.phase_epochs)  # it may be a new one
+        parts = method.draw(self.peek)
         method.train()
         batch_size = method.config.batch
         every = max(1, -(-len(self.feed.rows[phase.data]) // batch_size) // GRADIENT_SAMPLES)
+        drawn = self.feed.drawn(parts or [], batch_size)
         losses, sizes = [], []
-        for step, batch in enumerate(self.feed.epoch(method.rng, batch_size, phase.data)):
+        for step, batch in enumerate(drawn if parts else self.feed.epoch(method.rng, batch_size, phase.data)):
+            self.wake(batch)
             losses.append(method.step(batch))
-            sizes.append(batch.y.shape[1])
+            sizes.append((torch.ones_like(batch.y) if batch.valid is None else batch.valid).sum(1))
             if step % every == 0:
                 self.log_gradients()
+        self.wake(None)
         each = torch.stack(losses)  # [steps,S]
         self.health(each)
         method.eval()
         method.end_epoch(self.peek)
-        weight = each.new_tensor(sizes)[:, None] / sum(sizes)
-        return {"train/loss": (each * weight).sum(0)} | method.collect()
+        weight = torch.stack(sizes).to(each.dtype)  # samples of each step
+        return {"train/loss": (each * (weight / weight.sum(0).clamp_min(1))).sum(0)} | method.collect()
+
+    def wake(self, batch: Batch | None) -> None:
+        """Seeds that have no sample in this batch draw no noise and record nothing."""
+        awake = None if batch is None else batch.awake
+        self.method.rng.awake = awake
+        self.method.moving = None if awake is None else torch.tensor(awake, device=self.feed.device)
 
     def health(self, losses: Tensor) -> None:
         """Mark seeds with a loss [steps,S] that is not finite and hold them still; looked at once an epoch."""

@@ -17,9 +17,10 @@ from typing import Any
 from mmbal_cli import __version__
 from mmbal_cli.engine.runs import SCHEMA, RunFolder, RunSpec
 from mmbal_cli.errors import UsageError, nearest
-from mmbal_cli.methods import METHODS, method_class
+from mmbal_cli.methods import METHODS, known, method_class
 from mmbal_cli.methods.base import Method, Shape
-from mmbal_cli.recipe import TrainConfig, build, canonical, method_recipe
+from mmbal_cli.nn.fusion import ALIASES
+from mmbal_cli.recipe import TrainConfig, build, method_recipe
 from mmbal_cli.store.atomic import sha256_hex
 from mmbal_cli.store.sets import PreparedSet
 
@@ -81,7 +82,7 @@ def expand_methods(names: list[str], mods: tuple[str, ...]) -> list[tuple[str, d
     found: list[tuple[str, dict[str, Any]]] = []
     for name in (part.strip() for item in names for part in item.split(",")):
         base, _, modality = name.partition(":") if ".py:" not in name else (name, "", "")
-        plain = canonical(base) if canonical(base) in METHODS else base
+        plain = known(base)
         if not plain:
             raise UsageError("An empty method name was given.", nearest("", METHODS), "mmbal methods list")
         if plain != "unimodal":
@@ -106,11 +107,11 @@ def plan_run(data: Data, name: str, implied: dict[str, Any], fusion: str | None,
     merged = {**prepared.settings, **recipe.train, **special_train, **train}
     config = build(TrainConfig, merged, "train")
     values = cls.resolve({**recipe.knobs, **special, **implied, **knobs})
-    chosen = fusion or card.fusions[0]
+    chosen = ALIASES.get(fusion or "", fusion) or cls.default_fusion()
     cls.check(data.shape, chosen, values)
     spec = RunSpec(
         dataset=prepared.name,
-        label=_label(card.name, implied, chosen, card.fusions[0]),
+        label=_label(card.name, implied, chosen, cls.default_fusion()),
         method=name,
         fusion=chosen,
         knobs=values,

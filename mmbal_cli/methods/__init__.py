@@ -1,4 +1,4 @@
-"""The table of methods as plain strings, so that listing them imports no torch; and how a name is resolved.
+"""How the name of a method is resolved.
 
 A name is one of the table, an entry point of the group `mmbal.methods`, or `path/to/file.py:Class`.
 """
@@ -10,50 +10,25 @@ import importlib.util
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mmbal_cli.errors import UsageError, nearest
+from mmbal_cli.methods.table import ALIASES, METHODS
+from mmbal_cli.recipe import canonical
 
 if TYPE_CHECKING:
     from mmbal_cli.methods.base import Method
 
+__all__ = ["ALIASES", "ENTRY_POINTS", "METHODS", "known", "method_class"]
+
 ENTRY_POINTS = "mmbal.methods"
 
 
-class Row(NamedTuple):
-    """One line of `mmbal methods list`."""
-
-    path: str
-    kind: str
-    paper: str
-    line: str
-    reconstructed: bool = False
-
-
-METHODS: dict[str, Row] = {
-    "unimodal": Row("unimodal:Unimodal", "reference", "", "one model for each modality, trained by itself"),
-    "unimodal-ensemble": Row(
-        "unimodal_ensemble:UnimodalEnsemble",
-        "reference",
-        "",
-        "mean logits of independently trained unimodals",
-    ),
-    "concat": Row("concat:Concat", "reference", "", "joint training, one linear head on all features"),
-    "sum": Row("sum:Sum", "fusion", "", "joint training, sum of per-modality logits"),
-    "uniform": Row("uniform:Uniform", "loss", "", "joint loss plus equal unimodal losses"),
-    "heads": Row("heads:Heads", "loss", "", "joint loss plus a head and a loss of its own for each modality"),
-    "late-fusion": Row("heads:LateFusion", "loss", "", "trained like heads, predicts the mean of their logits"),
-    "ogm": Row("ogm:OGM", "gradient", "CVPR 2022", "damps the encoder gradient of the leading modality"),
-    "ogm-ge": Row("ogm_ge:OGMGE", "gradient", "CVPR 2022", "OGM plus noise of the gradient's own spread"),
-    "arl": Row("arl:ARL", "loss, gradient", "ICCV 2025", "asymmetric learning: targets from the logits' entropy"),
-    "lfm-h": Row("lfm_h:LFMH", "loss, schedule", "NeurIPS 2024", "alignment first, classification later"),
-    "lfm-lb": Row("lfm_lb:LFMLB", "loss, schedule", "NeurIPS 2024", "as lfm-h, with a learned mix"),
-    "iibalance": Row(
-        "iibalance:IIBalance", "loss, schedule, inference", "ICME 2026", "budgets of information decide", True
-    ),
-    "bmlr": Row("bmlr:BMLR", "loss", "arXiv 2605.28869", "labels reshaped until modalities are equally hard", True),
-    "bmlmi": Row("bmlmi:BMLMI", "stages, loss", "arXiv 2511.00987", "distils, then weighs the losses", True),
-}
+def known(name: str) -> str:
+    """The table's name for `name` as typed (`OGM_GE`, `channel`), else `name` itself."""
+    plain = canonical(name)
+    plain = ALIASES.get(plain, plain)
+    return plain if plain in METHODS else name
 
 
 def method_class(name: str) -> type[Method]:

@@ -36,6 +36,7 @@ class ARL(Method):
         "loss, gradient",
         ("the dynamic coefficient is applied (the released code applies a constant 1.5)", "M > 2 by pairs is ours"),
         min_modalities=2, scales_gradients=True, reduces_to="concat at gamma=0, modulate=off, start=-1",
+        exercise={"start": 0},
     )  # fmt: skip
     gamma = knob(4.0, "weight of the unimodal losses", source="paper: 4 on all sets", low=0, high=100)
     T = knob(4.0, "temperature of the coefficient", source="paper: 4, CREMA-D 8", low=0, high=1000,

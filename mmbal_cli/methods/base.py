@@ -8,6 +8,7 @@
     step(batch) -> [S]     a whole step, for methods with several backward passes
     phases()               named stretches of epochs;  begin_phase(peek), begin_epoch(peek), end_epoch(peek)
     held_out()             share of the training split that is set aside for budgets, weights and gates
+    draw(peek)             which samples an epoch trains on
     predict(out)           probabilities [S,B,C]
 
 Three rules make a method stack-safe: reduce the batch with `dim=1` only and never dimension 0, branch with
@@ -18,7 +19,7 @@ transductive one (`see`) gets the features, never the labels, of all samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol
@@ -29,21 +30,25 @@ from torch import Tensor, nn
 from mmbal_cli.errors import RecipeError, UsageError, nearest
 from mmbal_cli.methods.knobs import Knob, knob
 from mmbal_cli.nn.adapters import adapter
-from mmbal_cli.nn.fusion import FUSIONS, fusion_class
+from mmbal_cli.nn.fusion import GENERAL, fusion_class, make_fusion
 from mmbal_cli.nn.optim import StackedOptimizer
 from mmbal_cli.nn.stacked import PerModality, total
-from mmbal_cli.ops.losses import ce
+from mmbal_cli.ops.losses import both, ce
 from mmbal_cli.recipe import TrainConfig
 from mmbal_cli.seeds import SeedStreams
 
-__all__ = ["Batch", "Card", "Knob", "Method", "Out", "Peek", "Phase", "Shape", "Split", "View", "knob"]
+__all__ = ["Batch", "Card", "Knob", "Method", "Out", "Part", "Peek", "Phase", "Shape", "Split", "View", "knob"]
+
+OWN_HEAD = "none"  # the fusion of methods that bring their own head
 
 
 @dataclass(frozen=True)
 class Batch:
     """One step's data: x[m] [S,B,...], y [S,B], idx [S,B] (rows of the split); mask[m] None = all present.
 
-    `rows` [S,B] are rows of the whole data set: the nodes of a transductive encoder's graph.
+    `rows` [S,B] are rows of the whole data set: the nodes of a transductive encoder's graph. Batches of a `Part` also
+    say which samples count (`valid` [S,B]), what is kept of them (`keep[m]` [S,B]; empty = all), the part's name, and
+    which seeds have a sample at all (`awake`; None = all).
     """
 
     x: dict[str, Tensor]
@@ -51,6 +56,10 @@ class Batch:
     idx: Tensor
     mask: dict[str, Tensor | None]
     rows: Tensor | None = None
+    valid: Tensor | None = None
+    keep: dict[str, Tensor] = field(default_factory=dict)
+    part: str = ""
+    awake: tuple[bool, ...] | None = None
 
     def present(self, m: str) -> Tensor | None:
         """[S,B] bool: which samples have modality `m`; None when all have."""
@@ -90,6 +99,20 @@ class View:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Samples to train on, for each seed: idx [S,L] rows of the training split, in batches of `config.batch`.
+
+    L is a multiple of the batch size, filled up by samples that are not `valid` [S,L]: so a seed sees the same
+    batches alone and in company. `keep[m]` [S,L] says of which samples a method keeps modality m.
+    """
+
+    idx: Tensor
+    valid: Tensor
+    keep: dict[str, Tensor] = field(default_factory=dict)
+    name: str = ""
+
+
+@dataclass(frozen=True)
 class Phase:
     """A named stretch of epochs over the samples of `data`; `step` may look at `self.phase`.
 
@@ -115,7 +138,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Card:
-    """What `methods show` prints and what is refused before training."""
+    """What `methods show` prints and what is refused before training.
+
+    `fusions` are the names that `--fusion` accepts, the default first, with their `variants` unless told otherwise;
+    none where a method brings its own head.
+    `reduces_to` reads "METHOD at knob=value, knob=value" and is checked by training both. `ordered` says why the order
+    of the modalities matters; without it the method must not care. `exercise` are knobs under which a run of four
+    epochs does everything that the method can do.
+    """
 
     name: str
     kind: str
@@ -123,16 +153,19 @@ class Card:
     code: str = ""
     changes: str = ""
     deviates: tuple[str, ...] = ()
-    fusions: tuple[str, ...] = tuple(FUSIONS)
+    fusions: tuple[str, ...] = GENERAL
     min_modalities: int = 1
     max_modalities: int | None = None
     reference: bool = False
     scales_gradients: bool = False
     reduces_to: str = ""
+    ordered: str = ""
+    exercise: dict[str, Any] = field(default_factory=dict)
     backwards: int = 1
     stages: str = ""
     holds_out: str = ""
     reconstructed: bool = False
+    variants: bool = True
 
 
 class Peek(Protocol):
@@ -149,6 +182,9 @@ class Peek(Protocol):
 
     def batches(self, split: Split) -> Iterator[Batch]:
         """The split in order, in evaluation batches."""
+
+    def epoch(self, split: Split) -> Iterator[Batch]:
+        """One shuffled pass in training batches, for side trainings; the order of training is untouched."""
 
     def sample(self, split: Split, n: int) -> Batch:
         """n random samples for each seed, without replacement; all of them when there are no more."""
@@ -169,30 +205,46 @@ class Method(nn.Module):
         return found
 
     @classmethod
-    def resolve(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Defaults overridden by `values`, converted and checked; unknown names are refused."""
+    def given(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """`values` of knobs converted and checked; unknown names are refused."""
         declared = cls.declared()
         for name in values:
             if name not in declared:
                 raise RecipeError(f"{cls.card.name} has no knob '{name}'.", nearest(name, declared),
                                   f"mmbal methods show {cls.card.name}")  # fmt: skip
-        return {name: k.convert(values.get(name, k.default), cls.card.name) for name, k in declared.items()}
+        return {name: declared[name].convert(value, cls.card.name) for name, value in values.items()}
+
+    @classmethod
+    def resolve(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """All knobs: defaults overridden by `values`."""
+        return cls.given({name: k.default for name, k in cls.declared().items()} | cls.given(values))
 
     @classmethod
     def check(cls, shape: Shape, fusion: str, knobs: dict[str, Any]) -> None:
         """Refuse what the card does not allow, with the reason and what is supported."""
         card, M = cls.card, len(shape.modalities)
-        if fusion not in FUSIONS:
-            raise UsageError(f"Unknown fusion '{fusion}'.", nearest(fusion, FUSIONS))
-        if fusion not in card.fusions:
-            raise UsageError(f"{card.name} does not support fusion '{fusion}'.", nearest(fusion, card.fusions))
+        cls.check_fusion(fusion)
         if card.min_modalities > M or (card.max_modalities is not None and card.max_modalities < M):
             upper = "" if card.max_modalities is None else f" to {card.max_modalities}"
             raise UsageError(f"{card.name} cannot train on {M} modalities.",
                              f"It supports {card.min_modalities}{upper or ' or more'}.")  # fmt: skip
-        limit = fusion_class(fusion).max_modalities
-        if limit is not None and limit < M:
-            raise UsageError(f"Fusion '{fusion}' takes at most {limit} modalities; the data have {M}.")
+
+    @classmethod
+    def check_fusion(cls, fusion: str) -> None:
+        """Refuse a fusion that is unknown, or not for this method."""
+        if not cls.card.fusions:
+            if fusion != OWN_HEAD:
+                raise UsageError(f"{cls.card.name} brings its own head: fusion '{fusion}' has no place in it.")
+            return
+        fusion_class(fusion)
+        base, colon, _ = fusion.partition(":")
+        if base not in cls.card.fusions or (colon and not cls.card.variants):
+            raise UsageError(f"{cls.card.name} does not support fusion '{fusion}'.", nearest(fusion, cls.card.fusions))
+
+    @classmethod
+    def default_fusion(cls) -> str:
+        """The first of the card's fusions; `none` for a method with its own head."""
+        return (*cls.card.fusions, OWN_HEAD)[0]
 
     def __init__(self, shape: Shape, config: TrainConfig, seeds: tuple[int, ...], fusion: str = "concat",
                  knobs: dict[str, Any] | None = None) -> None:  # fmt: skip
@@ -207,7 +259,8 @@ class Method(nn.Module):
         self.epoch, self.phase, self.phase_epochs = 0, "train", config.epochs
         self.register_buffer("alive", torch.ones(self.S, dtype=torch.bool), persistent=False)
         self.hold: Tensor | None = None  # the engine sets it to `alive` as soon as one seed has failed
-        self._log: dict[str, tuple[Tensor, int]] = {}
+        self.moving: Tensor | None = None  # [S], where not every seed has a sample in the batch
+        self._log: dict[str, tuple[Tensor, Tensor]] = {}
         self.build()
         self.opt = self.optimizer()
 
@@ -222,11 +275,13 @@ class Method(nn.Module):
         self.enc = PerModality(
             {m: adapter(self.rng, m, self.shape.modalities[m], self.config, self.dtype) for m in self.mods}
         )
-        self.fusion = fusion_class(self.fusion_name)(self.rng, self.mods, self.D, self.C, self.dtype)
+        if self.fusion_name != OWN_HEAD:
+            self.fusion = make_fusion(self.fusion_name, self.rng, self.mods, self.D, self.C, self.dtype)
 
     def optimizer(self) -> StackedOptimizer:
         """One optimizer over all parameters that learn."""
-        return StackedOptimizer((p for p in self.parameters() if p.requires_grad), self.config)
+        uneven = type(self).draw is not Method.draw  # lists of samples may differ in length
+        return StackedOptimizer((p for p in self.parameters() if p.requires_grad), self.config, uneven)
 
     def phases(self) -> list[Phase]:
         """One stretch of training."""
@@ -238,6 +293,10 @@ class Method(nn.Module):
 
     def see(self, x: dict[str, Tensor], mask: dict[str, Tensor | None]) -> None:
         """Features x[m] [N,...] of all samples, without labels or splits; called once, for transductive encoders."""
+
+    def draw(self, peek: Peek) -> Sequence[Part] | None:
+        """Samples of this epoch, after `begin_epoch`; None = every training sample once, in random order."""
+        return None
 
     def begin_phase(self, peek: Peek) -> None:
         """Called when `self.phase` begins, in evaluation mode, before its optimizer is made."""
@@ -262,11 +321,11 @@ class Method(nn.Module):
 
     def loss(self, out: Out, batch: Batch) -> Tensor:
         """Cross-entropy of the fused logits, [S]."""
-        return ce(out.fused, batch.y)
+        return ce(out.fused, batch.y, batch.valid)
 
     def unimodal_loss(self, out: Out, batch: Batch) -> Tensor:
         """Sum over modalities of the cross-entropy of their own logits, each over the samples that have it; [S]."""
-        return total(ce(out.z[m], batch.y, batch.present(m)) for m in self.mods)
+        return total(ce(out.z[m], batch.y, both(batch.present(m), batch.valid)) for m in self.mods)
 
     def mean_logits(self, out: Out, batch: Batch) -> Tensor:
         """Mean of the per-modality logits over the modalities that a sample has, [S,B,C]."""
@@ -291,7 +350,14 @@ class Method(nn.Module):
         each.backward(torch.ones_like(each))
         with torch.no_grad():
             self.modulate(out, batch)
-        self.opt.step(self.hold)
+        self.opt.step(self.holding(batch))
+
+    def holding(self, batch: Batch) -> Tensor | None:
+        """Which seeds [S] may move in this batch; None = all."""
+        if batch.awake is None:
+            return self.hold
+        awake = torch.tensor(batch.awake, device=self.alive.device)
+        return awake if self.hold is None else awake & self.hold
 
     def predict(self, out: Out) -> Tensor:
         """Probabilities [S,B,C]."""
@@ -316,11 +382,15 @@ class Method(nn.Module):
 
     def log(self, name: str, value: Tensor) -> None:
         """Record a number for each seed [S]; the engine stores its mean over the epoch."""
-        total, count = self._log.get(name, (torch.zeros_like(value), 0))
-        self._log[name] = (total + value.detach(), count + 1)
+        value = value.detach()
+        one = torch.ones_like(value)
+        if self.moving is not None:
+            value, one = (torch.where(self.moving, each, 0.0) for each in (value, one))
+        total, count = self._log.get(name, (0.0, 0.0))
+        self._log[name] = (total + value, count + one)
 
     def collect(self) -> dict[str, Tensor]:
         """Means [S] of what was logged since the last call."""
-        means = {name: total / count for name, (total, count) in self._log.items()}
+        means = {name: total / count.clamp_min(1) for name, (total, count) in self._log.items()}
         self._log = {}
         return means

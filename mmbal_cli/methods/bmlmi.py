@@ -41,7 +41,7 @@ class BMLMI(Distilled):
         ("equations, values and switches are ours: only abstract, introduction and a digest could be read",
          "apply=gradnorm: each encoder gets its two tasks' gradients at their mean norm, in three backward passes",
          "graph=snf is transductive: predictions depend on the features of all samples, the test split's too"),
-        reduces_to="heads that starts from unimodal training at kd_gate=never, weights=equal", reconstructed=True,
+        exercise={"holdout": 0.2}, reconstructed=True,
         stages="E_A unimodal and E_B distillation epochs before the run's own; "
                "control: kd_gate=never, weights=equal (unimodal stage only)",
         holds_out="10 % of train (knob holdout) chooses teacher, students and weights",

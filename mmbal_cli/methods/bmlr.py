@@ -40,7 +40,8 @@ class BMLR(Heads):
 
     card = Card("bmlr", "loss", "Ma, Zhang, Gao, Miao, Deng, Chen, arXiv 2605.28869", "", "loss",
                 ("equations, values and switches are ours: neither paper nor code could be read",),
-                reduces_to="heads at alpha=0", reconstructed=True)  # fmt: skip
+                reduces_to="heads at alpha=0", reconstructed=True,
+                exercise={"warmup": 0, "s_base": 0.29})  # fmt: skip
     alpha = ours(0.3, "cap of the strength; above 0.5 the label may lose the top rank", low=0, high=1, warn_above=0.5)
     s_base = ours(0.05, "strength that every modality gets", low=0, high=1)
     kappa = ours(0.05, "guard: no reshaping where all are easy", low=0, high=1, when="strength=matched")

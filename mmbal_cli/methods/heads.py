@@ -2,7 +2,7 @@
 
 Changes: loss. Formula: L = CE(z_f, y) + beta * sum_m CE(z_m, y), z_m = h_m A_m + a_m, z_f from the fusion. Unlike
 `uniform`, whose unimodal logits are shares of the joint head, nothing but the encoders is shared between the losses
-(G-Blend, ICLR 2020; MatthewMaxy/Remix_ICML2025 has the same three heads).
+(G-Blend, CVPR 2020; MatthewMaxy/Remix_ICML2025 has the same three heads).
 """
 
 from __future__ import annotations

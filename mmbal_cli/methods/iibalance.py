@@ -36,7 +36,7 @@ class IIBalance(Deciding):
     card = Card("iibalance", "loss, schedule, inference", "Xiong et al., ICME 2026, arXiv 2603.17347",
                 "", "loss, schedule, inference",
                 ("every formula, value and switch is ours: neither paper nor code could be read",),
-                reduces_to="heads at lam_p=0, align=off, gate=none (after the budget phase)",
+                exercise={"warmup": 0, "ramp": 2},
                 stages="`budget_epochs` of each modality by itself before, `gate_epochs` of the gate after training",
                 holds_out="`holdout` of the training split measures budgets and trains the gate",
                 reconstructed=True)  # fmt: skip

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from mmbal_cli.methods.base import Batch, Card, Method, Out, Phase, knob
-from mmbal_cli.nn.fusion import FUSIONS
+from mmbal_cli.nn.fusion import GENERAL
 from mmbal_cli.nn.stacked import total
 from mmbal_cli.ops.losses import both, ce, contrastive, reversed_js
 
@@ -38,7 +38,7 @@ class LFM(Method):
     card = Card(
         "lfm", "loss, schedule", "Yang, Wan, Jiang, Xu, NeurIPS 2024", "njustkmg/NeurIPS24-LFM", "loss, schedule",
         ("alignment as the paper states it, not as the released command", "from scratch", "M > 2: mean over pairs"),
-        fusions=("sum", *(name for name in FUSIONS if name != "sum")),
+        fusions=("sum", *(name for name in GENERAL if name != "sum")),
         stages="init=unimodal: as many epochs of unimodal training before (or `pretrain`), best of each modality kept",
     )  # fmt: skip
     align = knob("nce", "alignment: InfoNCE of the features, or JS of the per-modality logits",

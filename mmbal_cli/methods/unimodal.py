@@ -16,7 +16,13 @@ from mmbal_cli.ops.losses import ce
 class Unimodal(Method):
     """`mmbal train --method unimodal` is one run for each modality; `unimodal:NAME` is one of them."""
 
-    card = Card("unimodal", "reference", reference=True, fusions=("sum",))
+    card = Card(
+        "unimodal",
+        "reference",
+        reference=True,
+        fusions=("sum",),
+        ordered="the first modality is used where none is named",
+    )
     modality = knob("", "the modality that is used", source="ours")
 
     def modalities(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from mmbal_cli.nn.adamw import PacedAdamW
 from mmbal_cli.nn.stacked import per_seed
 from mmbal_cli.recipe import TrainConfig
 
@@ -21,12 +22,18 @@ VECTOR = 64  # elements; torch's fused kernels round the rest of a tensor differ
 class StackedOptimizer:
     """SGD with momentum, or AdamW; one state for all seeds, every tensor with a leading S.
 
+    `rates` holds a factor on the update of a parameter, [S] or of a shape that broadcasts over it: p + f (p' - p) is a
+    change of the learning rate, exact for both optimizers; 0 freezes and 1 changes nothing, bit for bit. It is not part
+    of `state`.
+
     Fused kernels where a seed's share of a tensor is a multiple of `VECTOR`; elsewhere the position of the rest,
-    and with it the last bit of a seed's numbers, would depend on how many seeds are stacked.
+    and with it the last bit of a seed's numbers, would depend on how many seeds are stacked. `uneven` where seeds take
+    different numbers of steps.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], config: TrainConfig) -> None:
+    def __init__(self, params: Iterable[nn.Parameter], config: TrainConfig, uneven: bool = False) -> None:
         self.params, self.config = list(params), config
+        self.rates: dict[nn.Parameter, Tensor] = {}
         even = [p for p in self.params if p[0].numel() % VECTOR == 0]
         odd = [p for p in self.params if p[0].numel() % VECTOR != 0]
         groups = [{"params": even, "fused": True}, {"params": odd, "fused": False, "foreach": True}]
@@ -34,6 +41,8 @@ class StackedOptimizer:
             self.inner: torch.optim.Optimizer = torch.optim.SGD(
                 groups, config.lr, momentum=config.momentum, weight_decay=config.weight_decay
             )
+        elif uneven:
+            self.inner = PacedAdamW(groups, config.lr, config.weight_decay)
         else:
             self.inner = torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay)
 
@@ -56,6 +65,31 @@ class StackedOptimizer:
         """Clip each seed's gradient (if asked), then update; `mask` [S] bool holds the other seeds still."""
         if self.config.clip is not None:
             clip_per_seed(self.params, self.config.clip)
+        self._begin_moments()
+        slowed = [(p, f, p.detach().clone()) for p, f in self.rates.items() if p.grad is not None]
+        self._masked_step(mask)
+        with torch.no_grad():
+            for p, factor, old in slowed:
+                f = factor if factor.dim() == p.dim() else per_seed(factor, p)
+                p.copy_(torch.where(f == 1, p, torch.where(f == 0, old, old + f * (p - old))))
+
+    def forget(self, params: Iterable[nn.Parameter], mask: Tensor | None = None) -> None:
+        """Zero the moments of `params`, of the seeds in `mask` [S] bool only where it is given."""
+        for p in params:
+            for value in self._moments(p).values():
+                value.copy_(torch.zeros_like(value) if mask is None else value.where(~per_seed(mask, value), 0.0))
+
+    def _begin_moments(self) -> None:
+        """Momentum of zero for who moves for the first time: torch's fused SGD takes no mixture of with and without.
+
+        Bit for bit what a first step without any makes of it.
+        """
+        if isinstance(self.inner, torch.optim.SGD) and self.config.momentum:
+            for p in self.params:
+                if p.grad is not None and self.inner.state[p].get("momentum_buffer") is None:
+                    self.inner.state[p]["momentum_buffer"] = torch.zeros_like(p)
+
+    def _masked_step(self, mask: Tensor | None) -> None:
         if mask is None:
             self.inner.step()
             return
@@ -71,7 +105,7 @@ class StackedOptimizer:
                     value.copy_(torch.where(per_seed(mask, value), value, previous))
 
     def _moments(self, p: nn.Parameter) -> dict[str, Tensor]:
-        return {k: v for k, v in self.inner.state[p].items() if isinstance(v, Tensor) and v.shape == p.shape}
+        return {k: v for k, v in self.inner.state[p].items() if isinstance(v, Tensor) and v.dim() > 0}
 
     def state(self) -> dict[str, Tensor]:
         """Moments and step counts by `index/name`."""

@@ -23,6 +23,16 @@ def gradient_norm(params: Iterable[nn.Parameter]) -> Tensor | None:
     return torch.stack(squares, 1).sum(1).sqrt() if squares else None
 
 
+def clip_where_steep(params: Sequence[nn.Parameter], watched: Iterable[nn.Parameter], bound: float) -> None:
+    """Cut each seed's whole gradient to norm `bound` if an entry of the gradient of `watched` is beyond +-`bound`."""
+    largest = [p.grad.flatten(1).abs().amax(1) for p in watched if p.grad is not None]
+    norm = gradient_norm(params)
+    if norm is None or not largest:
+        return
+    steep = torch.stack(largest, 1).amax(1) > bound
+    scale_gradients(params, torch.where(steep, (bound / (norm + 1e-6)).clamp(max=1.0), 1.0))
+
+
 def deviation(g: Tensor) -> Tensor:
     """Unbiased standard deviation [S] over all elements of each seed; 0 for a single element.
 
@@ -54,6 +64,26 @@ def min_norm_pair(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     square = inner(apart, apart)
     w = (inner(b, apart) / torch.where(square > 0, square, 1.0)).clamp(0, 1)
     return torch.where(square > 0, w, 0.5)
+
+
+def innocent(
+    a: Sequence[Tensor], b: Sequence[Tensor], whole: bool = False, most: float = 10.0
+) -> tuple[list[Tensor], Tensor]:
+    """Sum of two gradients that serves both (MMPareto), and the weight [S] of the first; 0.5 is the plain sum.
+
+    Where the inner product is negative, twice their shortest convex combination, stretched (at most `most`-fold) to the
+    length of the plain sum where that is longer: tensor by tensor, or all tensors as one vector (`whole`).
+    """
+    w = torch.where(inner(a, b) < 0, min_norm_pair(a, b).clamp(0.001, 0.999), 0.5)
+    plain = [x + y for x, y in zip(a, b, strict=True)]
+    found = [2 * per_seed(w, x) * x + 2 * (1 - per_seed(w, y)) * y for x, y in zip(a, b, strict=True)]
+    groups = [list(range(len(found)))] if whole else [[i] for i in range(len(found))]
+    for group in groups:
+        long, short = (inner(part, part).sqrt() for part in ([v[i] for i in group] for v in (plain, found)))
+        factor = torch.where(short > 0, long / torch.where(short > 0, short, 1.0), 1.0).clamp(1, most)
+        for i in group:
+            found[i] = per_seed(factor, found[i]) * found[i]
+    return found, w
 
 
 def unrolled_slope(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbal_cli.ops.losses import kl
+from mmbal_cli.ops.losses import entropy, kl
 
 EPS = 1e-8  # least norm that has a direction
 
@@ -89,6 +89,47 @@ def moved(P: Tensor, known: Tensor, h: Tensor, y: Tensor, present: Tensor, momen
     size = new.norm(dim=-1, keepdim=True)
     seen = (count > 0) & (size > EPS)
     return torch.where(seen, new / size.clamp_min(EPS), P), known | seen[..., 0]
+
+
+def class_sums(h: Tensor, y: Tensor, present: Tensor, C: int) -> tuple[Tensor, Tensor]:
+    """Sum of the features of each class [S,M,C,D] and how many they are [S,M,C], over present samples."""
+    own = F.one_hot(y, C).to(h.dtype)[:, None] * present[..., None]  # [S,M,B,C]
+    sums = torch.bmm(own.flatten(0, 1).transpose(1, 2), h.flatten(0, 1))
+    return sums.view(*h.shape[:2], C, -1), own.sum(2)
+
+
+def carried(P: Tensor, known: Tensor, sums: Tensor, count: Tensor, momentum: float) -> tuple[Tensor, Tensor]:
+    """Prototypes and their flags [S,M,C] (1 = known) after the class sums of an epoch.
+
+    momentum P + (1 - momentum) mean; the mean alone for a class that was not known; no change without a sample.
+    """
+    mean = sums / count.clamp_min(1)[..., None]
+    new = torch.where(known[..., None] > 0, momentum * P + (1 - momentum) * mean, mean)
+    return torch.where(count[..., None] > 0, new, P), torch.maximum(known, (count > 0).to(known))
+
+
+def distance(h: Tensor, P: Tensor) -> Tensor:
+    """Euclidean distance of features and prototypes, [S,M,B,C]; where they coincide, its gradient is 0."""
+    return torch.cdist(h, P, compute_mode="donot_use_mm_for_euclid_dist")  # the product form cancels digits
+
+
+def nearest(
+    h: Tensor, P: Tensor, known: Tensor, y: Tensor, present: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """By the nearest prototype: mean -log q_y, mean q_y, mean entropy, and whether any sample counts; [S,M] each."""
+    logits = -distance(h, P) / temperature
+    losses, score = prototype_loss(logits, y, known, present)
+    return losses, score, average(entropy(only(logits, known)), present), (present & of_class(known, y)).any(-1)
+
+
+def lag(score: Tensor, some: Tensor, hard: bool = False) -> Tensor:
+    """How far behind the best each score [S,M] is (PMR): max / score - 1 within [0,1]; `hard`: 1 for all but the best.
+
+    Modalities without a sample to score (`some` [S,M] false) are not compared: 0.
+    """
+    best = torch.where(some, score, 0.0).amax(1, keepdim=True)
+    beta = (best / score.clamp_min(1e-8) - 1).clamp(0, 1)
+    return torch.where(some, (score < best).to(beta) if hard else beta, 0.0)
 
 
 class Prototypes(nn.Module):

@@ -150,7 +150,7 @@ def _notes(block: Block) -> Iterable[str]:
             f"{each.label}, {each.distinguishable} distinguishably."
         )
     if any(row.run.facts.note == RECONSTRUCTED for row in block.rows):
-        yield f"({RECONSTRUCTED}): the method's full paper or code is not public; what is missing was designed by us."
+        yield f"({RECONSTRUCTED}): the full paper or code could not be had; what is missing was designed by us."
     yield from _warnings(block)
     yield _stages(block)
     yield _source(block)

@@ -28,6 +28,12 @@ class Own(Method):
 '''
 
 
+BROKEN = """
+    def loss(self, out, batch):
+        raise ValueError("not today")
+"""
+
+
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     (tmp_path / "own.py").write_text(OWN.format(reconstructed=True))
@@ -40,12 +46,48 @@ def test_list_names_every_method_and_fusion_and_marks_reconstructions(tmp_path: 
     shown = [line.split("  ")[0] for line in lines[1:]]
     marked = [name for name, row in METHODS.items() if row.reconstructed]
     assert shown[: len(METHODS)] == [name + " (reconstructed)" * (name in marked) for name in METHODS]
-    assert shown[len(METHODS) :] == [f"--fusion {name}" for name in FUSIONS]
-    assert all(row.line in line for row, line in zip(METHODS.values(), lines[1:], strict=False))
+    assert shown[len(METHODS) : -2] == [f"--fusion {name}" for name in FUSIONS]
+    for row, line in zip(METHODS.values(), lines[1:], strict=False):
+        assert all(text in line for text in (row.kind, row.paper, row.M, row.line))
     found = json.loads(inside("methods", "list", "-f", "json", cwd=tmp_path).stdout)
     assert [row["name"] for row in found["methods"] if row["reconstructed"]] == marked
     assert {row["name"] for row in found["methods"]} == set(METHODS)
+    assert {row["year"] for row in found["methods"]} <= {"", *map(str, range(2017, 2027))}
+    assert len(found["methods"]) >= 40
     assert [row["name"] for row in found["fusions"]] == list(FUSIONS)
+
+
+@pytest.mark.parametrize("name", ["channel", "Channel", "MMTM"])
+def test_the_posters_name_of_a_fusion_is_known(name: str, tmp_path: Path, inside: Inside) -> None:
+    assert json.loads(inside("methods", "show", name, "-f", "json", cwd=tmp_path).stdout)["name"] == "mmtm"
+
+
+def test_check_tells_what_holds_and_what_breaks(own: Path, inside: Inside) -> None:
+    text = OWN.replace('"loss",', '"loss", ordered="by name",').format(reconstructed=False)
+    (own / "own.py").write_text(text + BROKEN)
+    only = ["--only", "trains", "--only", "any-order", "--only", "repeats"]
+    done = inside("methods", "check", "own.py:Own", *only, cwd=own, code=1)
+    lines = done.stdout.splitlines()
+    verdicts = {
+        line.split("  ")[0]: line.split()[1] for line in lines if line.startswith(("trains", "any-", "repeats"))
+    }
+    assert verdicts == {"trains": "BREAKS", "any-order": "-", "repeats": "BREAKS"}
+    place = (text + BROKEN).splitlines().index('        raise ValueError("not today")') + 1
+    assert any(f"ValueError: not today (own.py, line {place})" in line for line in lines)
+    assert any("by name" in line for line in lines)
+    assert lines[-1] == "own: 2 of 3 checks break."
+    assert "checking own: 3/3" in done.stderr
+    found = json.loads(inside("methods", "check", "own.py:Own", *only, "-f", "json", cwd=own, code=1).stdout)
+    assert (found["method"], found["holds"]) == ("own", False)
+    assert [row["verdict"] for row in found["checks"]] == ["breaks", "none", "breaks"]
+
+
+def test_check_takes_knobs_and_refuses_typing_errors(tmp_path: Path, inside: Inside) -> None:
+    only = ["--only", "special-case", "--only", "trains"]
+    done = inside("methods", "check", "uniform", *only, "--set", "method.gamma=2", cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "uniform: 0 of 2 checks break."
+    for words in (["unifrom"], ["uniform", "--only", "trans"], ["uniform", "--set", "method.gama=2"]):
+        assert "Did you mean" in inside("methods", "check", *words, cwd=tmp_path, code=2).stderr
 
 
 def test_show_prints_everything_a_reader_must_know(own: Path, inside: Inside) -> None:

@@ -186,7 +186,7 @@ def test_json(small: Comparison) -> None:
     assert export.json_text({"x": [float("nan"), float("inf")]}) == json.dumps({"x": [None, None]}, indent=2) + "\n"
 
 
-RECONSTRUCTED = "(reconstructed): the method's full paper or code is not public; what is missing was designed by us."
+RECONSTRUCTED = "(reconstructed): the full paper or code could not be had; what is missing was designed by us."
 
 
 def test_reconstructed_methods_are_called_so_in_every_format(tmp_path: Path) -> None:

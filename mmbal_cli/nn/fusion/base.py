@@ -7,8 +7,6 @@ zero-out rule: keep h_m, set the others to zero, call `logits`.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -21,12 +19,13 @@ Features = dict[str, Tensor]
 class Fusion(nn.Module):
     """h_m [S,B,D] of each modality -> logits [S,B,C]."""
 
-    additive: ClassVar[bool] = False  # True iff logits(h) is exactly the sum of unimodal(h)
-    max_modalities: ClassVar[int | None] = None
+    additive: bool = False  # True iff logits(h) is exactly the sum of unimodal(h); a variant may differ
 
-    def __init__(self, rng: SeedStreams, mods: tuple[str, ...], width: int, classes: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, rng: SeedStreams, mods: tuple[str, ...], width: int, classes: int, dtype: torch.dtype, variant: str = ""
+    ) -> None:
         super().__init__()
-        self.mods = mods
+        self.mods, self.variant = mods, variant
 
     def logits(self, h: Features) -> Tensor:
         """Fused logits [S,B,C]."""
