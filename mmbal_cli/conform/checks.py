@@ -195,7 +195,7 @@ def any_order(subject: Subject) -> None:
     M = min(3, max(subject.sizes))
     if M < 2:
         raise Skip("one modality has one order")
-    features = feature_set(M, classes=5, easy=1.0, absent=0.1)  # easy: equal scores of modalities are a tie, not a fault
+    features = feature_set(M, classes=5, easy=1.0, absent=0.1)  # easy: equal scores would be ties, not faults
     data, other = feed(features), feed(features)
     order = [*range(1, M), 0]
     names = list(data.x)
