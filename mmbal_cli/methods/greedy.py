@@ -16,12 +16,14 @@ branches or none, with equal chances.
 Deviations from the official code: each gate has its own mean (there the second one gets the first gate's), saved, and
 followed in training only; one gate an adapter (there three stages of a ResNet). With momentum or decay the weights of a
 constant gate still move (official: neither). A sample that lacks a modality is not in that branch's loss and mean gate,
-nor that branch in its prediction. The fair reference is not concat, but eps=1000: the same network, never curated.
+nor that branch in its prediction. Reported per-modality logits are those behind the mean gate: live ones know the other
+modalities. The fair reference is not concat, but eps=1000: the same network, never curated.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -54,9 +56,10 @@ class Greedy(Method):
         self.curation = Curation(self.S, len(self.mods), self.D, self.dtype)
 
     def forward(self, batch: Batch) -> Out:
-        """With live gates."""
+        """With live gates; what a modality says by itself is its branch behind the constant gate."""
         h = self.encode(batch)
-        return self.answer(h, self.fusion.gates(h), batch)
+        fixed = self.fusion.branches(h, {m: self.curation.mean[:, i, None] for i, m in enumerate(self.mods)})
+        return replace(self.answer(h, self.fusion.gates(h), batch), unimodal=lambda _: fixed)
 
     def answer(self, h: dict[str, Tensor], gates: dict[str, Tensor], batch: Batch) -> Out:
         """The branches behind `gates`, and their mean over the modalities that a sample has."""

@@ -6,8 +6,9 @@ A joint squeeze of all features gates every channel of every modality, and each 
     z = mean over m of z_m
 
 `double`: gates 2 sigmoid, as in the paper; both released codes leave the factor out. A pooled feature needs no squeeze
-over space. Per-modality logits z_m have live gates, which see the other modalities too; `alone` sets the others to
-zero. A single modality has no gate: one linear head.
+over space. The branches z_m see the other modalities through their gates, so they are no unimodal logits (the released
+codes log them as such): those are the answers with the other modalities at zero. A single modality has no gate: one
+linear head.
 """
 
 from __future__ import annotations
@@ -49,11 +50,7 @@ class MMTM(Fusion):
         """z_m [S,B,C] of features behind `gates` (whatever broadcasts over [S,B,D])."""
         return {m: self.heads[m](gates[m] * h[m]) for m in self.mods}
 
-    def unimodal(self, h: Features) -> Features:
-        """z_m with live gates."""
-        return self.branches(h, self.gates(h))
-
     def logits(self, h: Features) -> Tensor:
         """Mean of the branches."""
-        z = self.unimodal(h)
+        z = self.branches(h, self.gates(h))
         return total(z[m] for m in self.mods) / len(self.mods)
