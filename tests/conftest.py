@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -14,6 +15,13 @@ os.environ["MKL_CBWR"] = "AUTO,STRICT"  # as training workers have it
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background: children would be deaf to Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def fixed_numbers() -> None:
+    """Random tensors that a test makes are the same in every run."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")

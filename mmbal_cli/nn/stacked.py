@@ -94,6 +94,11 @@ def per_seed(value: Tensor, like: Tensor) -> Tensor:
     return value.view(-1, *[1] * (like.dim() - 1))
 
 
+def sigmoid(x: Tensor) -> Tensor:
+    """A sigmoid whose rounding ignores where in the stack an element lies."""
+    return 0.5 + 0.5 * torch.tanh(0.5 * x)
+
+
 def total(terms: Iterable[Tensor]) -> Tensor:
     """Sum of equal-shaped tensors, one after the other: a reduction over a stacked dimension rounds by its layout."""
     return reduce(torch.add, terms)

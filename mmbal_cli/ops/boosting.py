@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmbal_cli.ops.losses import true_class_probability
+from mmbal_cli.ops.losses import cross_entropies, true_class_probability
 
 
 def turn(epoch: int, epochs: int, boost: float, rectify: float) -> tuple[int, bool, bool]:
@@ -48,12 +48,7 @@ def sustained(earlier: Tensor, newest: Tensor, y: Tensor, lam: float) -> tuple[T
     q is the probability that the earlier ones together give the true class, without gradient.
     """
     q = true_class_probability(earlier.detach(), y)
-    return each_ce(earlier, y), (1 - lam * q) * each_ce(newest, y)
-
-
-def each_ce(z: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy [S,B] of every sample."""
-    return F.cross_entropy(z.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
+    return cross_entropies(earlier, y), (1 - lam * q) * cross_entropies(newest, y)
 
 
 def lagging(score: Tensor, count: Tensor, zone: float) -> Tensor:

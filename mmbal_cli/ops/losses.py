@@ -9,8 +9,12 @@ from torch import Tensor
 
 def ce(z: Tensor, y: Tensor, present: Tensor | None = None) -> Tensor:
     """Mean cross-entropy [S] of logits z [S,B,C] and labels y [S,B], over present samples only."""
-    each = F.cross_entropy(z.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)  # [S,B]
-    return masked_mean(each, present)
+    return masked_mean(cross_entropies(z, y), present)
+
+
+def cross_entropies(z: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy [S,B] of every sample."""
+    return F.cross_entropy(z.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
 
 
 def masked_mean(each: Tensor, present: Tensor | None = None) -> Tensor:

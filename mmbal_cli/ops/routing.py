@@ -15,11 +15,6 @@ from mmbal_cli.nn.stacked import total
 Masks = Sequence[Tensor | None]
 
 
-def sigmoid(z: Tensor) -> Tensor:
-    """1 / (1 + exp(-z)), with a rounding that does not depend on the layout."""
-    return 0.5 + 0.5 * torch.tanh(0.5 * z)
-
-
 def mean_of_present(values: Sequence[Tensor], present: Masks) -> Tensor:
     """Mean over the modalities that a sample has, [S,B,...]; 0 where it has none."""
     ones = torch.ones_like(values[0][..., :1])
@@ -35,11 +30,6 @@ def pooled(h: Sequence[Tensor], present: Masks, how: str) -> Tensor:
     if how == "concat":
         return torch.cat(list(h), -1)
     return mean_of_present(h, present) if how == "mean" else torch.stack(list(h), -1).amax(-1)
-
-
-def cross_entropies(z: Tensor, y: Tensor) -> Tensor:
-    """-log softmax(z)[y] of each sample, [S,B]."""
-    return -z.log_softmax(-1).gather(-1, y[..., None]).squeeze(-1)
 
 
 def divergence(p: Tensor, reference: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from mmbal_cli.engine.fit import Fit
 from mmbal_cli.methods.base import Batch
 from mmbal_cli.ops import routing
+from mmbal_cli.ops.losses import cross_entropies
 from tests.kit.features import CONFIG, build, feature_set, feed, fit, steps
 from tests.methods import reference
 
@@ -30,8 +31,8 @@ def test_modalities_that_agree_are_fused() -> None:
     assert [x.item() for x in d] == [pytest.approx(0.04)] * 2
     assert routing.agreement([x / 0.2 for x in d], 0.8, [None, None]).item()
     label = torch.zeros(1, 1, dtype=torch.long)
-    assert routing.cross_entropies(p[0], label).item() == pytest.approx(0.403186, abs=1e-6)
-    assert routing.cross_entropies(p[1], label).item() == pytest.approx(0.644397, abs=1e-6)
+    assert cross_entropies(p[0], label).item() == pytest.approx(0.403186, abs=1e-6)
+    assert cross_entropies(p[1], label).item() == pytest.approx(0.644397, abs=1e-6)
 
 
 def test_at_the_bound_they_are_not_and_the_first_of_equals_answers() -> None:
@@ -62,8 +63,8 @@ def test_losses_of_sigmoid_scores_are_bounded() -> None:
     for C, low, high in ((2, 0.3133, 1.3133), (6, 1.0436, 2.6804), (31, 2.4879, 4.4134)):
         right = torch.zeros(1, 1, C, dtype=D64)
         right[..., 0] = 1
-        assert routing.cross_entropies(right, label).item() == pytest.approx(low, abs=1e-4)
-        assert routing.cross_entropies(1 - right, label).item() == pytest.approx(high, abs=1e-4)
+        assert cross_entropies(right, label).item() == pytest.approx(low, abs=1e-4)
+        assert cross_entropies(1 - right, label).item() == pytest.approx(high, abs=1e-4)
         assert right.softmax(-1).max().item() == pytest.approx(math.e / (math.e + C - 1))
 
 
@@ -85,15 +86,15 @@ def test_extreme_bounds_give_the_two_losses(fused: str) -> None:
     method = build("domfn", data, gamma=1000.0, eta=0.0, reference=fused)
     batch = next(data.epoch(method.rng, 16))
     out = method(batch)
-    own = [routing.cross_entropies(out.z[m], batch.y) for m in method.mods]
-    joint = routing.cross_entropies(out.extra["joint"], batch.y)
+    own = [cross_entropies(out.z[m], batch.y) for m in method.mods]
+    joint = cross_entropies(out.extra["joint"], batch.y)
     expected = (sum(0.5 * x.square() + x for x in own) + joint).mean(1)
     assert torch.allclose(method.loss(out, batch), expected, rtol=0, atol=1e-14)
     assert torch.equal(out.fused, out.extra["joint"])
     method = build("domfn", data, gamma=0.0, reference=fused)
     batch = next(data.epoch(method.rng, 16))
     out = method(batch)
-    expected = sum(routing.cross_entropies(out.z[m], batch.y) for m in method.mods).mean(1)
+    expected = sum(cross_entropies(out.z[m], batch.y) for m in method.mods).mean(1)
     each = method.loss(out, batch)
     assert torch.allclose(each, expected, rtol=0, atol=1e-14)
     each.backward(torch.ones_like(each))
@@ -111,7 +112,7 @@ def test_an_accepted_sample_weighs_its_own_loss() -> None:
     out = method(batch)
     z = out.z[method.mods[0]]
     found = torch.autograd.grad(method.loss(out, batch).sum(), z, retain_graph=True)[0]
-    own = routing.cross_entropies(z, batch.y)
+    own = cross_entropies(z, batch.y)
     slope = torch.autograd.grad(own.sum(), z)[0]
     assert torch.allclose(found, (1 + own)[..., None] * slope / 16, rtol=0, atol=1e-15)
 

@@ -17,7 +17,7 @@ from mmbal_cli.nn.fusion.gated import Gated
 from mmbal_cli.nn.fusion.lmf import LMF
 from mmbal_cli.nn.fusion.ml_lstm import MLLSTM
 from mmbal_cli.nn.fusion.sum import Sum
-from mmbal_cli.nn.fusion.tfn import TFN, narrow, products
+from mmbal_cli.nn.fusion.tfn import TFN, contracted, extended, narrow
 from mmbal_cli.nn.fusion.weight import Weight
 from mmbal_cli.seeds import SeedStreams
 
@@ -192,7 +192,10 @@ def test_weights_of_elements_and_static_weights() -> None:
 
 
 def test_tensor_and_low_rank_products() -> None:
-    assert products([sample(1, 2), sample(3)]).flatten().tolist() == [1, 3, 1, 3, 2, 6]
+    parts = [sample(1, 1, 2), sample(1, 3, 0)]  # [1; (1, 2)], and [1; 3] filled up to as many numbers
+    columns = contracted(parts, torch.eye(9, dtype=D64)[None]).flatten()
+    assert columns.view(3, 3)[:, :2].flatten().tolist() == [1, 3, 1, 3, 2, 6]
+    assert extended(sample(4, 5)).flatten().tolist() == [1, 4, 5]
     fusion = single(LMF, ("a", "v"), 2, 1)
     with torch.no_grad():
         for p in fusion.factors.parameters():

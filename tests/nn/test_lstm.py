@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from mmbal_cli.nn.lstm import LSTM, sigmoid
+from mmbal_cli.nn.lstm import LSTM
+from mmbal_cli.nn.stacked import sigmoid
 from mmbal_cli.seeds import SeedStreams
 
 D64 = torch.float64

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmbal_cli.nn.fusion.base import Features, Fusion
-from mmbal_cli.nn.stacked import Linear, PerModality
+from mmbal_cli.nn.stacked import Linear, PerModality, sigmoid
 from mmbal_cli.seeds import SeedStreams
 
 
@@ -37,5 +37,5 @@ class Gated(Fusion):
         """Projection of `target` behind the gates of all others."""
         x = v[target]
         for m in self.mods:  # a sigmoid whose rounding ignores the layout
-            x = x if m == target else (0.5 + 0.5 * torch.tanh(0.5 * v[m])) * x
+            x = x if m == target else sigmoid(v[m]) * x
         return x

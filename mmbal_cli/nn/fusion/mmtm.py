@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mmbal_cli.nn.fusion.base import Features, Fusion
-from mmbal_cli.nn.stacked import Linear, PerModality, total
+from mmbal_cli.nn.stacked import Linear, PerModality, sigmoid, total
 from mmbal_cli.seeds import SeedStreams
 
 RATIO = 4
@@ -43,8 +43,7 @@ class MMTM(Fusion):
         if len(self.mods) == 1:
             return {m: torch.ones_like(h[m]) for m in self.mods}
         q = torch.relu(self.squeeze(torch.cat([h[m] for m in self.mods], -1)))
-        sigmoid = {m: 0.5 + 0.5 * torch.tanh(0.5 * self.excite[m](q)) for m in self.mods}  # rounds alike in any layout
-        return {m: self.gain * gate for m, gate in sigmoid.items()}
+        return {m: self.gain * sigmoid(self.excite[m](q)) for m in self.mods}
 
     def branches(self, h: Features, gates: Features) -> Features:
         """z_m [S,B,C] of features behind `gates` (whatever broadcasts over [S,B,D])."""

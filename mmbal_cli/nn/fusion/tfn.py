@@ -3,14 +3,13 @@
     p_m = h_m P_m + c_m;  z = flatten([1; p_1] x .. x [1; p_M]) W + b
 
 Each p_m has min(32, D) numbers, fewer where the product would pass 40,000 columns: 13 for four modalities, 7 for five.
-The product is taken in alphabetical order, so that W does not depend on the order of the data set. Per-modality logits
-set the other features to zero.
+The product is taken in alphabetical order, so that W does not depend on the order of the data set, and never formed: W
+meets one modality after the other. Per-modality logits set the other features to zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from mmbal_cli.nn.fusion.base import Features, Fusion
 from mmbal_cli.nn.stacked import Linear, PerModality
 from mmbal_cli.seeds import SeedStreams
 
-WIDTH, COLUMNS, ROWS = 32, 40_000, 128
+WIDTH, COLUMNS = 32, 40_000
 
 
 class TFN(Fusion):
@@ -34,9 +33,10 @@ class TFN(Fusion):
         self.head = Linear(rng, "fusion/tfn/head", (k + 1) ** len(mods), classes, dtype)
 
     def logits(self, h: Features) -> Tensor:
-        """Fused logits [S,B,C]; a few rows at a time, because a row has up to 40,000 columns."""
-        parts = zip(*(self.project[m](h[m]).split(ROWS, 1) for m in sorted(self.mods)), strict=True)
-        return torch.cat([self.head(products(rows)) for rows in parts], 1)
+        """Fused logits [S,B,C]."""
+        assert self.head.bias is not None
+        parts = [extended(self.project[m](h[m])) for m in sorted(self.mods)]
+        return contracted(parts, self.head.weight) + self.head.bias
 
 
 def narrow(width: int, M: int) -> int:
@@ -44,7 +44,15 @@ def narrow(width: int, M: int) -> int:
     return next(k for k in range(min(WIDTH, width), 0, -1) if k == 1 or (k + 1) ** M <= COLUMNS)
 
 
-def products(parts: Sequence[Tensor]) -> Tensor:
-    """Flattened outer product of [1; x] for x [S,B,k] in `parts`, the last one fastest."""
-    extended = [torch.cat([torch.ones_like(x[..., :1]), x], -1) for x in parts]
-    return reduce(lambda a, b: (a[..., :, None] * b[..., None, :]).flatten(-2), extended)
+def extended(x: Tensor) -> Tensor:
+    """[1; x], [S,B,k] -> [S,B,k+1]."""
+    return torch.cat([torch.ones_like(x[..., :1]), x], -1)
+
+
+def contracted(parts: Sequence[Tensor], weight: Tensor) -> Tensor:
+    """Outer product of `parts` [S,B,k] times weight [S,k^M,C], the last part fastest: [S,B,C]."""
+    S, B, k = parts[0].shape
+    z = torch.bmm(parts[0], weight.view(S, k, -1))
+    for x in parts[1:]:
+        z = (x[..., None] * z.view(S, B, k, -1)).sum(2)
+    return z
