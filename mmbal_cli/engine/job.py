@@ -109,7 +109,7 @@ def publish_seeds(fit: Fit, feed: Feed, folder: RunFolder, work: Path, epochs: i
             "seed": seed,
             "status": status[seed],
             "best_epoch": {unit: int(epoch[i]) for unit, epoch in fit.best_epoch.items()},
-            "epochs": fit.finished,
+            "epochs": fit.finished + fit.method.side_epochs(),
             "seconds": round(fit.seconds / method.S, 3),
             "val": _selected(found["val"], i) if died < 0 else None,
             "reason": "" if died < 0 else f"loss was not finite at step {died}",

@@ -287,6 +287,10 @@ class Method(nn.Module):
         """One stretch of training."""
         return [Phase("train", self.config.epochs)]
 
+    def side_epochs(self) -> int:
+        """Epochs of side trainings in the whole run: tables count them among those of all stages."""
+        return 0
+
     def held_out(self) -> float:
         """Share of the training split that no `train` phase sees: the split `inner`. Stratified, whole groups."""
         return 0.0

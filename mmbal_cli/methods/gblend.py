@@ -42,8 +42,8 @@ class GBlend(Judging):
     card = Card(
         "gblend", "loss, schedule", "Wang, Tran, Feiszli, CVPR 2020, arXiv 1905.12681", "", "loss, schedule",
         ("negative generalisation counts as 0", "floor o_min of the gap's growth and cap 0.98 of a weight are ours"),
-        stages="side trainings: M+1 streams, each as many epochs as the run (M+1 extra epochs for every epoch; all "
-               "unimodal streams share a pass); none with estimate=joint",
+        stages="side trainings: M+1 streams, each as many epochs as the run, in two extra passes for every epoch "
+               "(all unimodal streams share one); none with estimate=joint",
         holds_out="10 % of train (knob holdout) for the held-out losses", exercise={"first": 2, "n": 2},
     )  # fmt: skip
     estimate = knob("probe", "losses from side trainings, or from the joint run", source="paper",
@@ -67,6 +67,10 @@ class GBlend(Judging):
         K = len(self.streams)
         self.register_buffer("w", torch.full((self.S, K), 1 / K, dtype=self.dtype))
         self.register_buffer("seen", torch.zeros(self.S, K, 2, dtype=self.dtype))
+
+    def side_epochs(self) -> int:
+        """Two passes for every epoch: the unimodal streams, and the fused one."""
+        return 2 * self.config.epochs if self.estimate == "probe" else 0
 
     def loss(self, out: Out, batch: Batch) -> Tensor:
         """Weighted sum of the unimodal and the fused cross-entropies, [S]."""

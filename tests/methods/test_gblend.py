@@ -235,3 +235,18 @@ def test_a_run_equals_a_loop_over_seeds_streams_and_samples(M: int, clip: float 
         assert max(slow.w) - min(slow.w) > 0.01
         for name, value in method.named_parameters():
             assert (value[i] - slow.p[name]).abs().max() < 1e-10, name
+
+
+def test_side_trainings_count_among_the_epochs_of_all_stages() -> None:
+    data = feed(feature_set(2))
+    method, calls = build("gblend", data, first=2, n=3), []
+    probe = method.probe
+
+    def counted(peek: object, epochs: int, fused: bool) -> torch.Tensor:
+        calls.append(epochs)
+        return probe(peek, epochs, fused)
+
+    method.probe = counted
+    fit(method, data)
+    assert sum(calls) == method.side_epochs() == 2 * CONFIG.epochs
+    assert build("gblend", data, estimate="joint").side_epochs() == 0
