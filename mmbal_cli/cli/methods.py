@@ -29,20 +29,24 @@ RECONSTRUCTED = "RECONSTRUCTED: the full paper or code could not be had; do not 
 def list_(format: Listings = Listing.table) -> None:
     """List all methods and fusions."""
     from mmbal_cli.methods import METHODS
+    from mmbal_cli.methods.table import year
     from mmbal_cli.nn.fusion import FUSIONS
 
     if format is Listing.json:
-        keys = ("kind", "paper", "year", "M", "cost", "line", "reconstructed")
-        rows = [{"name": name, **{key: getattr(row, key) for key in keys}} for name, row in METHODS.items()]
-        fusions = [{"name": name, **row._asdict()} for name, row in FUSIONS.items()]
+        keys = ("kind", "paper", "M", "cost", "line", "reconstructed")
+        rows = [{"name": name, "year": year(row.paper), **{key: getattr(row, key) for key in keys}}
+                for name, row in METHODS.items()]  # fmt: skip
+        fusions = [{"name": name, "year": year(row.paper), **row._asdict()} for name, row in FUSIONS.items()]
         return emit_json({"schema": 1, "methods": rows, "fusions": fusions})
     methods = [
-        (name + (" (reconstructed)" if row.reconstructed else ""), row.kind, row.paper, row.M,
+        (name + (" (reconstructed)" if row.reconstructed else ""), row.kind, row.paper, year(row.paper), row.M,
          "" if row.cost is None else f"{row.cost:.1f}", row.line)
         for name, row in METHODS.items()
     ]  # fmt: skip
-    lines = [(f"--fusion {name}", "fusion", row.paper, "1+", "", row.line) for name, row in FUSIONS.items()]
-    show_rows(("method", "kind", "paper", "M", "cost", "what it does"), [*methods, *lines])
+    lines = [
+        (f"--fusion {name}", "fusion", row.paper, year(row.paper), "1+", "", row.line) for name, row in FUSIONS.items()
+    ]
+    show_rows(("method", "kind", "paper", "year", "M", "cost", "what it does"), [*methods, *lines])
     say("\nM: how many modalities. cost: time of a run in multiples of concat's. A fusion goes with most methods.")
 
 

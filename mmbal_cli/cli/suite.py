@@ -50,10 +50,11 @@ Sets = Annotated[
 @app.command("list")
 def list_(format: Listings = Listing.table) -> None:
     """List the shipped suites."""
+    from mmbal_cli.methods import with_every_method
     from mmbal_cli.recipe import recipe_names, suite_recipe
 
     suites = [suite_recipe(name) for name in recipe_names("suites")]
-    rows = [{"name": suite.name, "rows": len(suite.rows), "note": suite.note} for suite in suites]
+    rows = [{"name": s.name, "rows": len(with_every_method(s.rows)), "note": s.note} for s in suites]
     if format is Listing.json:
         return emit_json({"schema": 1, "suites": rows})
     show_rows(("name", "rows", "what it asks"), [row.values() for row in rows])
@@ -62,9 +63,11 @@ def list_(format: Listings = Listing.table) -> None:
 @app.command()
 def show(name: Name, format: Listings = Listing.table) -> None:
     """Show the rows of a suite, what each changes, and the candidates of tuned ones."""
+    from mmbal_cli.methods import with_every_method
     from mmbal_cli.recipe import suite_recipe
 
     suite = suite_recipe(name)
+    suite = suite.model_copy(update={"rows": with_every_method(suite.rows)})
     if format is Listing.json:
         return emit_json({"schema": 1, **suite.model_dump(), "candidates": suite.budget})
     facts = {"suite": suite.name, "note": suite.note, "candidates": f"{suite.budget} for each tuned row"}

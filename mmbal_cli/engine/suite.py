@@ -20,6 +20,7 @@ from typing import Any
 from mmbal_cli.engine.plan import Data, Planned, expand_methods, plan_run
 from mmbal_cli.engine.runs import TUNING, RunFolder
 from mmbal_cli.errors import CacheError, RecipeError, UsageError
+from mmbal_cli.methods import with_every_method
 from mmbal_cli.recipe import SuiteRecipe, SuiteRow, TrainConfig, build
 
 Values = dict[str, str]
@@ -41,7 +42,7 @@ class Row:
 def plan_suite(data: Data, suite: SuiteRecipe, train: Values) -> tuple[Row, ...]:
     """Resolve and check every row before anything is trained; an impossible one is refused by its label."""
     build(TrainConfig, {**data.prepared.settings, **train}, "train")
-    rows = [row for given in suite.rows for row in _plan_row(data, suite.name, given, train)]
+    rows = [row for given in with_every_method(suite.rows) for row in _plan_row(data, suite.name, given, train)]
     names = Counter((row.label, bool(row.values)) for row in rows)
     if repeated := [label for (label, _), count in names.items() if count > 1]:
         raise RecipeError(f"Suite '{suite.name}' has several rows '{repeated[0]}'.", "Give each a label of its own.")

@@ -8,18 +8,19 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmbal_cli.errors import UsageError, nearest
 from mmbal_cli.methods.table import ALIASES, METHODS
-from mmbal_cli.recipe import canonical
+from mmbal_cli.recipe import SuiteRow, canonical
 
 if TYPE_CHECKING:
     from mmbal_cli.methods.base import Method
 
-__all__ = ["ALIASES", "ENTRY_POINTS", "METHODS", "known", "method_class"]
+__all__ = ["ALIASES", "ENTRY_POINTS", "METHODS", "known", "method_class", "with_every_method"]
 
 ENTRY_POINTS = "mmbal.methods"
 
@@ -29,6 +30,13 @@ def known(name: str) -> str:
     plain = canonical(name)
     plain = ALIASES.get(plain, plain)
     return plain if plain in METHODS else name
+
+
+def with_every_method(rows: Iterable[SuiteRow]) -> list[SuiteRow]:
+    """Rows of a suite, a row of method `*` replaced by one for each method of the table."""
+    return [each for row in rows for each in (
+        [row.model_copy(update={"method": name}) for name in METHODS] if row.method == "*" else [row]
+    )]  # fmt: skip
 
 
 def method_class(name: str) -> type[Method]:

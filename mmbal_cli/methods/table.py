@@ -21,11 +21,11 @@ class Row(NamedTuple):
     reconstructed: bool
     line: str
 
-    @property
-    def year(self) -> str:
-        """The year of the paper: the end of its venue, or the beginning of its arXiv number."""
-        venue, _, number = self.paper.rpartition(" ")
-        return f"20{number[:2]}" if venue == "arXiv" else number
+
+def year(paper: str) -> str:
+    """The year of a paper: the end of its venue, or the beginning of its arXiv number."""
+    venue, _, number = paper.rpartition(" ")
+    return f"20{number[:2]}" if venue == "arXiv" else number
 
 
 def _read() -> dict[str, Row]:

@@ -40,7 +40,7 @@ FUSIONS: dict[str, FusionRow] = {
     "attn": FusionRow("Attn", "one transformer block over the modalities"),
     "lmf": FusionRow("LMF", "low-rank product of all modalities", (), "ACL 2018"),
     "tfn": FusionRow("TFN", "outer product of all modalities", (), "EMNLP 2017"),
-    "shared": FusionRow("Shared", "one linear layer for all modalities, logits summed", general=False),
+    "shared": FusionRow("Shared", "one linear layer for all modalities, logits summed (for mla)", general=False),
 }
 ALIASES = {"channel": "mmtm"}  # the name of the row in the LFM poster
 GENERAL = tuple(name for name, row in FUSIONS.items() if row.general)
