@@ -8,6 +8,7 @@ themselves. Phase `pre` trains sum_m l_m alone; in `train` adapters learn `ft_lr
     r = all m: d_m / tau < gamma;   answer: p_f if r, else p_m of the modality with the largest max_c p_m
     L = mean_i  r [sum_m (l_m^2 / 2 - eta d_m + l_m) + l_f] + (1 - r) sum_m l_m    (the sign of eta is the released one)
 
+Scores between 0 and 1 make gradients small: the released optimizer is Adam (train.optimizer=adamw, train.lr=1e-3).
 Deviations: routing is by sample in batches (released: batch 1); one optimizer; validation picks the epoch (the released
 code saves none). p_ref is p_f as for resumes (`avg`: the mean of p_m, as for MOSI; then d <= 1/4 for two modalities),
 rejected samples as for MOSI. `amended` takes l_m^2 / 2 - eta d_m there, with p_ref held constant. Ties go to
