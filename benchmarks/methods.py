@@ -1,6 +1,6 @@
 """What each method costs, in multiples of concat: `python benchmarks/methods.py [--rounds 3] [--write] [METHOD ...]`.
 
-Whole runs, with all their stages, side trainings and windows: 1,600 samples like those of `benchmarks/train.py` (two
+Whole runs, with all their stages, side trainings and windows: 640 samples like those of `benchmarks/train.py` (two
 768-wide modalities, width 256), 20 epochs, one core, five stacked seeds, selection and records included. Printed are
 medians over the rounds of the ratios inside a round, so that a drifting machine cancels out. `--write` puts them into
 the table of methods.
@@ -29,7 +29,7 @@ from mmbal_cli.engine.feed import Feed
 from mmbal_cli.engine.fit import Fit
 from mmbal_cli.methods import METHODS, method_class, table
 
-EPOCHS, SAMPLES = 20, 1600
+EPOCHS, SAMPLES = 20, {"train": 640, "val": 160}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     features = crema_like()
-    features.rows["train"] = features.rows["train"][:SAMPLES]
+    features.rows |= {split: features.rows[split][:n] for split, n in SAMPLES.items()}
     measure(features, "concat", options.seeds)  # warms up
     ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in options.methods}
     passes: dict[str, Cost] = {}
