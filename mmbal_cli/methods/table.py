@@ -10,7 +10,7 @@ from typing import NamedTuple
 class Row(NamedTuple):
     """One line of `mmbal methods list`: module:Class, kind, venue and year, number of modalities, cost, one line.
 
-    `cost` is the time of a whole run in multiples of concat's (benchmarks/methods.py on the embedded data).
+    `cost` is the time of a whole run in multiples of concat's (benchmarks/methods.py).
     """
 
     path: str
