@@ -39,15 +39,20 @@ def list_(format: Listings = Listing.table) -> None:
         fusions = [{"name": name, "year": year(row.paper), **row._asdict()} for name, row in FUSIONS.items()]
         return emit_json({"schema": 1, "methods": rows, "fusions": fusions})
     methods = [
-        (name + (" (reconstructed)" if row.reconstructed else ""), row.kind, row.paper, year(row.paper), row.M,
+        (name + (" (reconstructed)" if row.reconstructed else ""), row.kind, *_venue(row.paper), row.M,
          "" if row.cost is None else f"{row.cost:.1f}", row.line)
         for name, row in METHODS.items()
     ]  # fmt: skip
-    lines = [
-        (f"--fusion {name}", "fusion", row.paper, year(row.paper), "1+", "", row.line) for name, row in FUSIONS.items()
-    ]
+    lines = [(f"--fusion {name}", "fusion", *_venue(row.paper), "1+", "", row.line) for name, row in FUSIONS.items()]
     show_rows(("method", "kind", "paper", "year", "M", "cost", "what it does"), [*methods, *lines])
     say("\nM: how many modalities. cost: time of a run in multiples of concat's. A fusion goes with most methods.")
+
+
+def _venue(paper: str) -> tuple[str, str]:
+    """Venue and year of a paper."""
+    from mmbal_cli.methods.table import year
+
+    return paper.removesuffix(year(paper)).strip(), year(paper)
 
 
 @app.command()

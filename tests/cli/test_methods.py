@@ -9,6 +9,7 @@ import pytest
 
 from mmbal_cli.cli.methods import RECONSTRUCTED
 from mmbal_cli.methods import METHODS, method_class
+from mmbal_cli.methods.table import year
 from mmbal_cli.nn.fusion import FUSIONS
 from tests.kit.cli import Inside
 
@@ -48,7 +49,7 @@ def test_list_names_every_method_and_fusion_and_marks_reconstructions(tmp_path: 
     assert shown[: len(METHODS)] == [name + " (reconstructed)" * (name in marked) for name in METHODS]
     assert shown[len(METHODS) : -2] == [f"--fusion {name}" for name in FUSIONS]
     for row, line in zip(METHODS.values(), lines[1:], strict=False):
-        assert all(text in line for text in (row.kind, row.paper, row.M, row.line))
+        assert all(text in line for text in (row.kind, *row.paper.split(), year(row.paper), row.M, row.line))
     found = json.loads(inside("methods", "list", "-f", "json", cwd=tmp_path).stdout)
     assert [row["name"] for row in found["methods"] if row["reconstructed"]] == marked
     assert {row["name"] for row in found["methods"]} == set(METHODS)
