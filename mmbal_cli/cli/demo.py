@@ -25,7 +25,10 @@ def demo(
     from mmbal_cli.cli.compare import compare
     from mmbal_cli.cli.prepare import prepare
     from mmbal_cli.cli.train import train
+    from mmbal_cli.methods import known, method_class
 
+    for name in map(str.strip, methods.split(",")):  # a typing error shows before minutes of work
+        method_class(name if ".py:" in name else known(name.partition(":")[0]))
     start = time.monotonic()
     note("1/3 prepare · mmbal prepare demo")
     prepare("demo", data_root=data_root, cache=cache)

@@ -103,7 +103,8 @@ class Fit:
         method.train()
         batch_size = method.config.batch
         every = max(1, -(-len(self.feed.rows[phase.data]) // batch_size) // GRADIENT_SAMPLES)
-        drawn = self.feed.drawn(parts or [], batch_size)
+        parts = [part for part in parts or [] if part.idx.shape[1]]
+        drawn = self.feed.drawn(parts, batch_size)
         losses, sizes = [], []
         for step, batch in enumerate(drawn if parts else self.feed.epoch(method.rng, batch_size, phase.data)):
             self.wake(batch)

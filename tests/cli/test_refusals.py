@@ -19,6 +19,13 @@ CASES = [
     (["-m", "arl", "--fusion", "tensor"], "Unknown fusion 'tensor'", "concat"),
     (["-m", "unimodal-ensemble", "--fusion", "affine"], "does not support fusion 'affine'", "sum"),
     (["-m", "bmlmi", "--set", "method.graph=snf"], "its features have steps, [3, 5]", "graph=none takes any data"),
+    (["-m", "etmc", "--fusion", "concat"], "etmc brings its own head", "no place in it"),
+    (["-m", "concat", "--fusion", "sum:max"], "Unknown variant of fusion 'sum': 'max'", "sum:feature, sum:mean"),
+    (["-m", "mla", "--fusion", "sum"], "does not support fusion 'sum'", "shared"),
+    (["-m", "amco", "--fusion", "concat:mlp"], "does not support fusion 'concat:mlp'", "concat, sum"),
+    (["-m", "reconboost", "--set", "method.w2=9"], "above method.w1", "negative weights"),
+    (["-m", "opm", "--set", "method.q_base=0.9"], "probability of up to 1.35", "at most 1"),
+    (["-m", "mslr", "--set", "method.c=vido=2"], "'vido', which is no modality", "Did you mean 'video'?"),
     (["-m", "iibalance", "--set", "method.holdout=0.01"], "by 1 held out of training samples", "method.holdout=0.2"),
 ]
 
@@ -63,3 +70,9 @@ def test_a_class_missing_in_the_held_out_part_is_no_failure(tmp_path: Path, insi
     write_prepared(tmp_path / "cache", features)
     inside("train", "-m", name, "--seeds", "2", "--set", "train.epochs=3", "--set", "train.width=8", cwd=tmp_path)
     assert len(list((tmp_path / "runs").glob("*/seed-*/predictions-test.safetensors"))) == 2
+
+
+def test_the_demo_refuses_a_typing_error_before_it_generates_anything(tmp_path: Path, inside: Inside) -> None:
+    shown = inside("demo", "--methods", "concat,unimodal:audio,ogmm", cwd=tmp_path, code=2)
+    assert "Did you mean 'ogm'?" in shown.stderr  # type: ignore[attr-defined]
+    assert list(tmp_path.iterdir()) == []
