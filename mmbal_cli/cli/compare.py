@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from mmbal_cli.cli.console import note
 from mmbal_cli.cli.options import RUNS, Runs, Split
 from mmbal_cli.cli.output import Format, Formats, Output, Precision, Report, deliver
 from mmbal_cli.errors import EXIT_FINDINGS, UsageError, nearest
+
+if TYPE_CHECKING:
+    from mmbal_cli.report.compare import Comparison
 
 
 def _saved(split: Split) -> Split:
@@ -56,17 +59,17 @@ def compare(
     comparison = compare_runs(found, metrics, split.value, order)
     report = Report(lambda digits: sheets(comparison, digits), lambda: document(comparison), lambda: lines(comparison))
     if with_literature:
-        report = beside_literature(report, {block.facts.dataset for block in comparison.blocks})
+        report = beside_literature(report, comparison)
     hand_over(report, comparison.unreadable, format, output, precision)
     if not comparison.complete:
         raise typer.Exit(EXIT_FINDINGS)
 
 
-def beside_literature(report: Report, datasets: Iterable[str]) -> Report:
+def beside_literature(report: Report, comparison: Comparison) -> Report:
     """The report followed by what is published on its data sets, in tables of their own."""
     from mmbal_cli.report.literature import known_datasets, literature
 
-    names = sorted(datasets)
+    names = sorted({block.facts.dataset for block in comparison.blocks})
     published = literature(names)
     if not published:
         note(f"No published figures for {', '.join(names)}; there are some for {', '.join(known_datasets())}.")

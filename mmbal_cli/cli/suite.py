@@ -190,7 +190,7 @@ def table(
     found = _table(whole, metric_names(metric), split, [])
     report = _report(found)
     if with_literature:
-        report = beside_literature(report, {block.facts.dataset for block in found.comparison.blocks})
+        report = beside_literature(report, found.comparison)
     hand_over(report, found.comparison.unreadable, format, output, precision)
     if not found.complete:
         raise typer.Exit(EXIT_FINDINGS)

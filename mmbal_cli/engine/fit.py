@@ -105,11 +105,12 @@ class Fit:
         every = max(1, -(-len(self.feed.rows[phase.data]) // batch_size) // GRADIENT_SAMPLES)
         parts = [part for part in parts or [] if part.idx.shape[1]]
         drawn = self.feed.drawn(parts, batch_size)
-        losses, sizes = [], []
+        losses: list[Tensor] = []
+        sizes: list[Any] = []  # numbers, of drawn batches one for each seed
         for step, batch in enumerate(drawn if parts else self.feed.epoch(method.rng, batch_size, phase.data)):
             self.wake(batch)
             losses.append(method.step(batch))
-            sizes.append((torch.ones_like(batch.y) if batch.valid is None else batch.valid).sum(1))
+            sizes.append(batch.y.shape[1] if batch.valid is None else batch.valid.sum(1))
             if step % every == 0:
                 self.log_gradients()
         self.wake(None)
@@ -117,7 +118,7 @@ class Fit:
         self.health(each)
         method.eval()
         method.end_epoch(self.peek)
-        weight = torch.stack(sizes).to(each.dtype)  # samples of each step
+        weight = torch.stack(sizes).to(each.dtype) if parts else each.new_tensor(sizes)[:, None]  # samples of a step
         return {"train/loss": (each * (weight / weight.sum(0).clamp_min(1))).sum(0)} | method.collect()
 
     def wake(self, batch: Batch | None) -> None:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmbal_cli.errors import UsageError, nearest
-from mmbal_cli.methods.table import ALIASES, METHODS
+from mmbal_cli.methods.table import METHODS
+from mmbal_cli.nn.fusion import ALIASES
 from mmbal_cli.recipe import SuiteRow, canonical
 
 if TYPE_CHECKING:
     from mmbal_cli.methods.base import Method
 
-__all__ = ["ALIASES", "ENTRY_POINTS", "METHODS", "known", "method_class", "with_every_method"]
+__all__ = ["ENTRY_POINTS", "METHODS", "known", "method_class", "with_every_method"]
 
 ENTRY_POINTS = "mmbal.methods"
 

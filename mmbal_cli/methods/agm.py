@@ -29,7 +29,7 @@ from torch import Tensor
 from mmbal_cli.methods.base import Batch, Card, Method, Out, knob
 from mmbal_cli.nn.stacked import per_seed, total
 from mmbal_cli.ops.gradients import clip_where_steep
-from mmbal_cli.ops.losses import ce, masked_mean, true_class_probability
+from mmbal_cli.ops.losses import ce, having, masked_mean, true_class_probability
 from mmbal_cli.ops.shapley import coalitions, shapley
 
 
@@ -77,8 +77,7 @@ class AGM(Method):
         present = [batch.present(m) for m in self.mods]
         each = [-true_class_probability(p, batch.y).clamp_min(1e-8).log() for p in phi]
         losses = torch.stack([masked_mean(e, p) for e, p in zip(each, present, strict=True)], 1)  # [S,M]
-        everybody = torch.ones_like(batch.y, dtype=torch.bool)
-        some = torch.stack([(everybody if p is None else p).any(1) for p in present], 1)
+        some = having(present, batch.y).any(1)  # [S,M]
         now = self.start <= self.epoch <= self.end * self.phase_epochs
         kappa = factors(losses, self.mean, self.alpha if now else 0.0, self.cap)
         kappa = torch.where(some.all(1, keepdim=True), kappa, 1.0)

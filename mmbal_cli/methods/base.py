@@ -34,6 +34,7 @@ from mmbal_cli.nn.fusion import GENERAL, fusion_class, make_fusion
 from mmbal_cli.nn.optim import StackedOptimizer
 from mmbal_cli.nn.stacked import PerModality, total
 from mmbal_cli.ops.losses import both, ce
+from mmbal_cli.ops.mixing import mean_of_present
 from mmbal_cli.recipe import TrainConfig
 from mmbal_cli.seeds import SeedStreams
 
@@ -217,7 +218,7 @@ class Method(nn.Module):
     @classmethod
     def resolve(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """All knobs: defaults overridden by `values`."""
-        return cls.given({name: k.default for name, k in cls.declared().items()} | cls.given(values))
+        return cls.given({name: k.default for name, k in cls.declared().items()} | dict(values))
 
     @classmethod
     def check(cls, shape: Shape, fusion: str, knobs: dict[str, Any]) -> None:
@@ -333,10 +334,7 @@ class Method(nn.Module):
 
     def mean_logits(self, out: Out, batch: Batch) -> Tensor:
         """Mean of the per-modality logits over the modalities that a sample has, [S,B,C]."""
-        masks = [batch.present(m) for m in self.mods]
-        weights = [torch.ones_like(out.fused[..., 0]) if mask is None else mask.to(self.dtype) for mask in masks]
-        z = total(w[..., None] * out.z[m] for m, w in zip(self.mods, weights, strict=True))
-        return z / total(weights).clamp_min(1)[..., None]
+        return mean_of_present([out.z[m] for m in self.mods], [batch.present(m) for m in self.mods])
 
     def modulate(self, out: Out, batch: Batch) -> None:
         """Edit gradients in place between backward and update."""

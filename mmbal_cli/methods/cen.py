@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from mmbal_cli.methods.base import Batch, Card, Method, Out, knob
 from mmbal_cli.nn.exchange import ExchangeStack, Masks
-from mmbal_cli.nn.optim import VECTOR, StackedOptimizer
+from mmbal_cli.nn.optim import StackedOptimizer
 from mmbal_cli.nn.stacked import Linear, total
-from mmbal_cli.ops.losses import ce
+from mmbal_cli.ops.losses import ce, having, softmax_among
 
 
 class CEN(Method):
@@ -51,14 +51,8 @@ class CEN(Method):
 
     def optimizer(self) -> StackedOptimizer:
         """Scales and ensemble weights do not decay."""
-        opt = super().optimizer()
         free = [*(g for layer in self.stack.gammas() for g in layer.values()), self.a]
-        for group in opt.inner.param_groups:
-            group["params"] = [p for p in group["params"] if all(p is not q for q in free)]
-        for even in (True, False):
-            own = [p for p in free if (p[0].numel() % VECTOR == 0) == even]
-            opt.inner.add_param_group({"params": own, "weight_decay": 0.0, "fused": even, "foreach": not even})
-        return opt
+        return StackedOptimizer(self.parameters(), self.config, undecayed=free)  # type: ignore[arg-type]
 
     def forward(self, batch: Batch) -> Out:
         """Per-modality logits of the exchanged features, and their learned mixture."""
@@ -68,10 +62,8 @@ class CEN(Method):
 
     def mixed(self, h: dict[str, Tensor], o: dict[str, Tensor], present: Masks) -> Out:
         """z: the logits o, without gradient, mixed over the modalities that a sample has."""
-        shape = o[self.mods[0]].shape[:2]
-        each = [torch.ones(shape, dtype=torch.bool, device=self.a.device) if p is None else p for p in present.values()]
-        score = self.a[:, None].expand(*shape, -1)  # [S,B,M]
-        w = score.masked_fill(~torch.stack(each, -1), torch.finfo(score.dtype).min).softmax(-1)
+        has = having(present.values(), o[self.mods[0]][..., 0])  # [S,B,M]
+        w = softmax_among(self.a[:, None].expand_as(has), has)
         return Out(h, total(w[..., i : i + 1] * o[m].detach() for i, m in enumerate(self.mods)), lambda _: o)
 
     def loss(self, out: Out, batch: Batch) -> Tensor:

@@ -19,7 +19,7 @@ from mmbal_cli.methods.budgets import Budgeted, ours
 from mmbal_cli.nn.optim import StackedOptimizer
 from mmbal_cli.nn.stacked import total
 from mmbal_cli.ops.calibration import doubt, evidence_weights, silent_gate
-from mmbal_cli.ops.losses import ce, masked_mean
+from mmbal_cli.ops.losses import ce, having, masked_mean
 
 
 class Deciding(Budgeted):
@@ -59,9 +59,7 @@ class Deciding(Budgeted):
         with torch.set_grad_enabled(learns and self.phase != "gate"):
             out = super().forward(batch)
             z = torch.stack([out.z[m] for m in self.mods], 2)  # [S,B,M,C]
-        own = [batch.present(m) for m in self.mods]
-        everyone = torch.ones_like(batch.y, dtype=torch.bool)
-        out.extra["present"] = torch.stack([everyone if p is None else p for p in own], 1)
+        out.extra["present"] = having([batch.present(m) for m in self.mods], batch.y, 1)
         if self.gate != "none":
             with torch.set_grad_enabled(learns and self.phase == "gate"):
                 out.extra["w"] = self.weights(z, out.extra["present"].transpose(1, 2))

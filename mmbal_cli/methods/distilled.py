@@ -17,6 +17,7 @@ from mmbal_cli.nn.branches import Branches
 from mmbal_cli.nn.frozen import Frozen
 from mmbal_cli.nn.stacked import total
 from mmbal_cli.ops import information
+from mmbal_cli.ops.losses import having
 from mmbal_cli.ops.multitask import distillation, of_each
 
 
@@ -63,7 +64,7 @@ class Distilled(Transductive):
         if self.phase != "distil":
             return self.unimodal_loss(out, batch) if self.phase == "unimodal" else super().loss(out, batch)
         taught = self.teachers(self.inputs(batch))
-        here = [torch.ones_like(batch.y, dtype=torch.bool) if p is None else p for p in map(batch.present, self.mods)]
+        here = having(map(batch.present, self.mods), batch.y, 0).unbind()
         z_t, has_t = of_each([taught[m] for m in self.mods], self.teacher), of_each(here, self.teacher)
         return total(
             self.students[:, j] * distillation(out.z[m], batch.y, z_t, self.lam, self.T, p, p & has_t)

@@ -25,7 +25,8 @@ from torch import Tensor
 from mmbal_cli.methods.base import Batch, Card, Method, Out, Peek, Phase, knob
 from mmbal_cli.nn.stacked import Linear, PerModality, sigmoid, total
 from mmbal_cli.ops.losses import cross_entropies, masked_mean
-from mmbal_cli.ops.routing import agreement, divergence, mean_of_present, most_certain, pooled
+from mmbal_cli.ops.mixing import mean_of_present
+from mmbal_cli.ops.routing import agreement, divergence, most_certain, pooled
 
 HIDDEN = 64  # of the fusion head
 

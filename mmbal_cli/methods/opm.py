@@ -30,7 +30,7 @@ from mmbal_cli.errors import UsageError
 from mmbal_cli.methods.base import Batch, Card, Method, Out, Shape, knob
 from mmbal_cli.methods.ogm import discrepancy
 from mmbal_cli.ops.dropping import divisor, drop_probability, survivors
-from mmbal_cli.ops.losses import both, ce, masked_mean, true_class_probability
+from mmbal_cli.ops.losses import both, ce, having, masked_mean, true_class_probability
 
 
 class OPM(Method):
@@ -78,8 +78,7 @@ class OPM(Method):
         q = q * self.rng.bernoulli("opm/step", q[:, :1], self.p_exe)
         draws = [self.rng.uniform(f"opm/{m}", batch.y.shape[1:], 0, 1, torch.float64) for m in self.mods]
         keep = torch.stack(draws, 1).to(q.device) >= q[..., None]  # [S,M,B]
-        masks = [batch.present(m) for m in self.mods]
-        present = torch.stack([torch.ones_like(keep[:, 0]) if mask is None else mask for mask in masks], 1)
+        present = having([batch.present(m) for m in self.mods], batch.y, 1)
         factor = keep.to(q.dtype) / divisor(q, self.rescale)[..., None]
         for i, m in enumerate(self.mods):
             self.log(f"coef/q/{m}", q[:, i])

@@ -28,7 +28,7 @@ from torch import Tensor
 from mmbal_cli.methods.base import Batch, Card, Method, Out, Peek, knob
 from mmbal_cli.nn.stacked import total
 from mmbal_cli.ops import prototypes as proto
-from mmbal_cli.ops.losses import ce
+from mmbal_cli.ops.losses import ce, having
 
 
 class PMR(Method):
@@ -62,9 +62,8 @@ class PMR(Method):
 
     def features(self, h: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """h [S,M,B,D] and which samples have each modality [S,M,B]."""
-        everybody = torch.ones_like(batch.y, dtype=torch.bool)
-        masks = [everybody if (p := batch.present(m)) is None else p for m in self.mods]
-        return torch.stack([h[m] for m in self.mods], 1), torch.stack(masks, 1)
+        present = having([batch.present(m) for m in self.mods], batch.y, 1)
+        return torch.stack([h[m] for m in self.mods], 1), present
 
     @torch.no_grad()
     def begin_epoch(self, peek: Peek) -> None:

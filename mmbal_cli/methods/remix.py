@@ -24,8 +24,8 @@ from torch import Tensor
 
 from mmbal_cli.methods.base import Batch, Card, Out, Part, Peek, knob
 from mmbal_cli.methods.heads import Heads
-from mmbal_cli.ops.losses import ce, entropy
-from mmbal_cli.ops.sampling import having, most_uncertain, packed
+from mmbal_cli.ops.losses import ce, entropy, having
+from mmbal_cli.ops.sampling import most_uncertain, packed
 
 
 class Remix(Heads):

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from mmbal_cli.methods.base import Batch, Card, Method, Part, Peek, knob
 from mmbal_cli.ops import sampling
+from mmbal_cli.ops.losses import having
 from mmbal_cli.ops.shapley import shapley, subsets
 
 
@@ -63,7 +64,7 @@ class SMV(Method):
         phi, has = [], []
         for batch in peek.batches("train"):
             h, values = self.encode(batch), []
-            here = sampling.having([batch.present(m) for m in self.mods], batch.y)
+            here = having([batch.present(m) for m in self.mods], batch.y)
             for A in subsets(len(self.mods)):
                 part = {m: h[m] if i in A else torch.zeros_like(h[m]) for i, m in enumerate(self.mods)}
                 right = self.classify(part).fused.argmax(-1) == batch.y

@@ -39,4 +39,3 @@ def _row(text: dict[str, str]) -> Row:
 
 
 METHODS = _read()
-ALIASES = {"channel": "mmtm"}  # the row's name in the LFM poster

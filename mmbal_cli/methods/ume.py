@@ -17,6 +17,7 @@ import torch
 
 from mmbal_cli.methods.base import Batch, Card, Out, knob
 from mmbal_cli.methods.unimodal_ensemble import UnimodalEnsemble
+from mmbal_cli.ops.mixing import mean_of_present
 
 
 class UME(UnimodalEnsemble):
@@ -30,7 +31,7 @@ class UME(UnimodalEnsemble):
         """Per-modality logits, and the mean of their probabilities (or of themselves) over those that are present."""
         out = super().forward(batch)
         if self.average == "probabilities":
-            p = Out(out.h, out.fused, lambda _: {m: z.softmax(-1) for m, z in out.z.items()})
-            mean = self.mean_logits(p, batch)
+            masks = [batch.present(m) for m in self.mods]
+            mean = mean_of_present([out.z[m].softmax(-1) for m in self.mods], masks)
             out.fused = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
         return out

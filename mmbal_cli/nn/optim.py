@@ -28,15 +28,19 @@ class StackedOptimizer:
 
     Fused kernels where a seed's share of a tensor is a multiple of `VECTOR`; elsewhere the position of the rest,
     and with it the last bit of a seed's numbers, would depend on how many seeds are stacked. `uneven` where seeds take
-    different numbers of steps.
+    different numbers of steps; weights in `undecayed` have no weight decay.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], config: TrainConfig, uneven: bool = False) -> None:
+    def __init__(self, params: Iterable[nn.Parameter], config: TrainConfig, uneven: bool = False,
+                 undecayed: Iterable[nn.Parameter] = ()) -> None:  # fmt: skip
         self.params, self.config = list(params), config
         self.rates: dict[nn.Parameter, Tensor] = {}
-        even = [p for p in self.params if p[0].numel() % VECTOR == 0]
-        odd = [p for p in self.params if p[0].numel() % VECTOR != 0]
-        groups = [{"params": even, "fused": True}, {"params": odd, "fused": False, "foreach": True}]
+        free = set(undecayed)
+        groups = []
+        for some, own in ((set(self.params) - free, {}), (free, {"weight_decay": 0.0})):
+            even = [p for p in self.params if p in some and p[0].numel() % VECTOR == 0]
+            odd = [p for p in self.params if p in some and p[0].numel() % VECTOR != 0]
+            groups += [{"params": even, "fused": True} | own, {"params": odd, "fused": False, "foreach": True} | own]
         if config.optimizer == "sgd":
             self.inner: torch.optim.Optimizer = torch.optim.SGD(
                 groups, config.lr, momentum=config.momentum, weight_decay=config.weight_decay

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbal_cli.nn.stacked import Linear
-from mmbal_cli.ops.losses import ce, entropy, masked_mean
+from mmbal_cli.ops.losses import ce, entropy, masked_mean, softmax_among
 from mmbal_cli.seeds import SeedStreams
 
 COLDEST, HOTTEST = 1e-3, 1e3  # bracket of the temperature
@@ -114,7 +114,7 @@ def doubt(z: Tensor, present: Tensor) -> Tensor:
 def evidence_weights(pi: Tensor, evidence: Tensor, present: Tensor) -> Tensor:
     """softmax_m(ln pi + evidence) [S,B,M]: pi [S,M], evidence and present [S,B,M]; 0 where absent."""
     score = pi.clamp_min(1e-12).log()[:, None] + evidence
-    return score.masked_fill(~present, torch.finfo(score.dtype).min).softmax(-1)
+    return softmax_among(score, present)
 
 
 def silent_gate(rng: SeedStreams, M: int, dtype: torch.dtype) -> nn.Sequential:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,6 +33,16 @@ def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return a & b
 
 
+def having(masks: Iterable[Tensor | None], like: Tensor, dim: int = -1) -> Tensor:
+    """Which modalities each sample has, bool, from a mask [S,B] (None = all) for each, stacked as `dim`; like [S,B]."""
+    return torch.stack([torch.ones_like(like, dtype=torch.bool) if mask is None else mask for mask in masks], dim)
+
+
+def softmax_among(score: Tensor, among: Tensor) -> Tensor:
+    """Softmax of score [...,M] over those that `among` names; over all where it names none."""
+    return score.masked_fill(~among, torch.finfo(score.dtype).min).softmax(-1)
+
+
 def soft_ce(z: Tensor, target: Tensor, present: Tensor | None = None) -> Tensor:
     """Mean cross-entropy [S] of logits z [S,B,C] and soft labels [S,B,C], over present samples only."""
     return masked_mean(-(target * z.log_softmax(-1)).sum(-1), present)
@@ -52,9 +64,9 @@ def true_class_probability(z: Tensor, y: Tensor) -> Tensor:
     return z.softmax(-1).gather(-1, y[..., None]).squeeze(-1)
 
 
-def unit(h: Tensor) -> Tensor:
-    """h [...,D] over its 2-norm; zero stays zero, with derivatives of every order (a norm has only one there)."""
-    return h * h.square().sum(-1, keepdim=True).clamp_min(1e-24).rsqrt()
+def unit(h: Tensor, dim: int = -1, eps: float = 1e-12) -> Tensor:
+    """h over max(its 2-norm along `dim`, eps); zero stays zero, with derivatives of every order."""
+    return h * h.square().sum(dim, keepdim=True).clamp_min(eps**2).rsqrt()
 
 
 def contrastive(a: Tensor, b: Tensor, tau: float, present: Tensor | None = None) -> Tensor:

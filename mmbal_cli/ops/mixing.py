@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from mmbal_cli.nn.stacked import total
-from mmbal_cli.ops.losses import entropy
+from mmbal_cli.ops.losses import entropy, having, softmax_among
+
+
+def mean_of_present(values: Sequence[Tensor], present: Sequence[Tensor | None]) -> Tensor:
+    """Mean over the modalities that a sample has, [S,B,...]; 0 where it has none."""
+    ones = torch.ones_like(values[0][..., :1])
+    weights = [ones if mask is None else mask[..., None].to(ones.dtype) for mask in present]
+    return total(w * v for w, v in zip(weights, values, strict=True)) / total(weights).clamp_min(1)
 
 
 def weights(z: Sequence[Tensor], present: Sequence[Tensor | None], rule: str) -> Tensor:
@@ -19,8 +26,7 @@ def weights(z: Sequence[Tensor], present: Sequence[Tensor | None], rule: str) ->
     """
     H = torch.stack([entropy(logits) for logits in z], -1)
     score = -H if rule == "sample" else torch.zeros_like(H)
-    masks = [torch.ones_like(H[..., 0], dtype=torch.bool) if mask is None else mask for mask in present]
-    return score.masked_fill(~torch.stack(masks, -1), torch.finfo(H.dtype).min).softmax(-1)
+    return softmax_among(score, having(present, H[..., 0]))
 
 
 def mixed(z: Sequence[Tensor], present: Sequence[Tensor | None], rule: str) -> Tensor:

@@ -10,16 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmbal_cli.nn.stacked import total
+from mmbal_cli.ops.mixing import mean_of_present
 
 Masks = Sequence[Tensor | None]
-
-
-def mean_of_present(values: Sequence[Tensor], present: Masks) -> Tensor:
-    """Mean over the modalities that a sample has, [S,B,...]; 0 where it has none."""
-    ones = torch.ones_like(values[0][..., :1])
-    weights = [ones if mask is None else mask[..., None].to(ones.dtype) for mask in present]
-    return total(w * v for w, v in zip(weights, values, strict=True)) / total(weights).clamp_min(1)
 
 
 def pooled(h: Sequence[Tensor], present: Masks, how: str) -> Tensor:

@@ -6,8 +6,6 @@ which order. Nothing here draws random numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -23,11 +21,6 @@ def packed(chosen: Tensor, key: Tensor, size: int, most: int | None = None) -> t
     slot = torch.cat([slot, slot.new_zeros(len(slot), length - slot.shape[1])], 1)
     valid = torch.arange(length, device=slot.device) < count[:, None]
     return torch.where(valid, slot, 0), valid
-
-
-def having(masks: Sequence[Tensor | None], y: Tensor) -> Tensor:
-    """Which modalities each sample has, [S,B,M], of one mask [S,B] (None = all) for each; y [S,B]."""
-    return torch.stack([torch.ones_like(y, dtype=torch.bool) if mask is None else mask for mask in masks], -1)
 
 
 def batches(valid: Tensor, size: int) -> Tensor:

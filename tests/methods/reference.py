@@ -71,3 +71,11 @@ def run(method: Method, i: int, batches: list, loss: Loss, change: Change | None
                     v.grad *= c.clip / (norm + 1e-6)
         sgd(p, velocity, c.lr, c.momentum, c.weight_decay)
     return p
+
+
+def agrees(method: Method, fresh: Method, batches: list, loss: Loss, change: Change | None = None) -> None:
+    """`method`, trained on `batches`, has the weights that loops from those of `fresh` end with, seed by seed."""
+    for i in range(method.S):
+        slow = run(fresh, i, batches, loss, change)
+        for name, value in method.state_dict().items():
+            assert (value[i] - slow[name]).abs().max() < 1e-10, name

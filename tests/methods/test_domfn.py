@@ -13,6 +13,7 @@ from mmbal_cli.engine.fit import Fit
 from mmbal_cli.methods.base import Batch
 from mmbal_cli.ops import routing
 from mmbal_cli.ops.losses import cross_entropies
+from mmbal_cli.ops.mixing import mean_of_present
 from tests.kit.features import CONFIG, build, feature_set, feed, fit, steps
 from tests.methods import reference
 
@@ -25,7 +26,7 @@ def tensor(*values: float) -> Tensor:
 
 def test_modalities_that_agree_are_fused() -> None:
     p = [tensor(0.9, 0.2), tensor(0.5, 0.4)]
-    mean = routing.mean_of_present(p, [None, None])
+    mean = mean_of_present(p, [None, None])
     d = [routing.divergence(x, mean) for x in p]
     assert mean.flatten().tolist() == pytest.approx([0.7, 0.3])
     assert [x.item() for x in d] == [pytest.approx(0.04)] * 2
@@ -37,7 +38,7 @@ def test_modalities_that_agree_are_fused() -> None:
 
 def test_at_the_bound_they_are_not_and_the_first_of_equals_answers() -> None:
     p = [tensor(0.9, 0.1), tensor(0.1, 0.9)]
-    mean = routing.mean_of_present(p, [None, None])
+    mean = mean_of_present(p, [None, None])
     d = [routing.divergence(x, mean) for x in p]
     assert [x.item() for x in d] == [pytest.approx(0.16)] * 2
     assert not routing.agreement([x / 0.2 for x in d], 0.8, [None, None]).item()
@@ -52,7 +53,7 @@ def test_at_the_bound_they_are_not_and_the_first_of_equals_answers() -> None:
 def test_two_modalities_are_equally_far_from_their_mean_and_never_far() -> None:
     g = torch.Generator().manual_seed(0)
     p = [torch.rand(2, 500, 3, generator=g, dtype=D64) for _ in range(2)]
-    mean = routing.mean_of_present(p, [None, None])
+    mean = mean_of_present(p, [None, None])
     d = [routing.divergence(x, mean) for x in p]
     assert torch.allclose(*d, rtol=0, atol=1e-15)
     assert d[0].max() <= 0.25
@@ -74,9 +75,9 @@ def test_a_missing_modality_neither_objects_nor_answers() -> None:
     assert routing.agreement([far, near], 0.5, [gone, None]).tolist() == [[False, True]]
     p = [torch.full((1, 2, 2), 0.9), torch.full((1, 2, 2), 0.6)]
     assert routing.most_certain(p, p, [gone, None])[..., 0].flatten().tolist() == pytest.approx([0.9, 0.6])
-    assert routing.mean_of_present(p, [gone, None])[..., 0].flatten().tolist() == pytest.approx([0.75, 0.6])
+    assert mean_of_present(p, [gone, None])[..., 0].flatten().tolist() == pytest.approx([0.75, 0.6])
     nobody = torch.zeros(1, 2, dtype=torch.bool)
-    assert routing.mean_of_present(p, [nobody, nobody]).abs().max() == 0
+    assert mean_of_present(p, [nobody, nobody]).abs().max() == 0
     assert routing.agreement([far, far], 0.5, [nobody, nobody]).all()
 
 

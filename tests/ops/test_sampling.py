@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmbal_cli.ops import sampling
+from mmbal_cli.ops.losses import having
 
 D64 = torch.float64
 
@@ -109,7 +110,7 @@ def test_a_sample_belongs_to_its_most_uncertain_modality() -> None:
 
 
 def test_subset_value_and_presence() -> None:
-    has = sampling.having([None, torch.tensor([[True, False]])], torch.zeros(1, 2))
+    has = having([None, torch.tensor([[True, False]])], torch.zeros(1, 2))
     assert has.tolist() == [[[True, True], [True, False]]]
     assert sampling.subset_value(torch.tensor([[True, True]]), has).tolist() == [[2, 1]]
     assert sampling.subset_value(torch.tensor([[False, True]]), has).tolist() == [[0, 1]]
