@@ -57,39 +57,99 @@ class TrainConfig(Frozen):
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of training")
 
 
+class Expected(Frozen):
+    """What is usual of the files of one modality; `mmbal data check` reports what is outside."""
+
+    seconds: tuple[float, float] | None = None
+    size: int | None = Field(None, ge=1, description="least pixels a side")
+
+
 class ModalityRecipe(Frozen):
-    """How one modality is decoded and encoded; unset values are the encoder's own."""
+    """How one modality is decoded and encoded; unset values are the encoder's own.
+
+    `encoder` needs no download; `pretrained` are those to take instead, by --pretrained (the first) or by name.
+    """
 
     kind: Kind
     encoder: str | None = None
+    pretrained: list[str] = Field(default_factory=list)
     frames: int | None = Field(None, ge=1, le=1024)
     size: int | None = Field(None, ge=8, le=2048)
     sampling: str | None = None
+    fps: float | None = Field(None, gt=0)
+    folder_fps: float | None = Field(None, gt=0)
+    show: str | None = None
     rate: int | None = Field(None, ge=1000, le=192_000)
     seconds: float | None = Field(None, gt=0)
+    window: float | None = Field(None, ge=0)
+    hop: float | None = Field(None, ge=0)
+    windows: int | None = Field(None, ge=0)
     params: dict[str, Any] = Field(default_factory=dict)
+    expect: Expected = Expected()
+
+    def settings(self, encoder: str) -> dict[str, Any]:
+        """Decoder settings that are set; the numbers that fit the shipped encoder only are left to any other."""
+        own = ("frames", "size", "rate", "seconds") if encoder == (self.encoder or "") else ("frames",)
+        names = (*own, "sampling", "fps", "folder_fps", "show", "window", "hop", "windows")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 class Source(Frozen):
-    """Where samples come from: one of the embedded generators, or a manifest file below a root folder."""
+    """Where samples come from, one of: an embedded generator, the reader of a known data set with its options, a
+    manifest file below a root folder, a file or folder of arrays."""
 
     generator: str | None = None
+    reader: str | None = None
+    options: dict[str, str] = Field(default_factory=dict)
     manifest: str | None = None
     root: str | None = None
+    arrays: str | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Source:
-        if (self.generator is None) == (self.manifest is None):
-            raise ValueError("source needs exactly one of 'generator' and 'manifest'")
+        if sum(way is not None for way in (self.generator, self.reader, self.manifest, self.arrays)) != 1:
+            raise ValueError("source needs exactly one of 'generator', 'reader', 'manifest' and 'arrays'")
         return self
 
 
+class About(Frozen):
+    """What a reader of the recipe wants to know; `layout` shows every accepted layout as a tree."""
+
+    title: str = ""
+    task: str = ""
+    modality_notes: str = ""
+    label_order: str = ""
+    licence: str = ""
+    get: str = ""
+    size: str = ""
+    cite: str = ""
+    layout: str = ""
+    pitfalls: list[str] = Field(default_factory=list)
+
+
+class PublishedSplit(Frozen):
+    """A split of the literature: samples of each part, and the digest of (id, split, class index) of its list."""
+
+    counts: dict[str, int]
+    hash: str = Field("", pattern="^([0-9a-f]{64})?$")
+    source: str = ""
+
+
 class DatasetRecipe(Frozen):
-    """One data set: source, label order, modalities with their encoders, training values that suit it."""
+    """One data set: source, label order, modalities with their encoders, training values that suit it.
+
+    `splits` are the published ones; `group` says what a group is; `duplicates: keep` that the published split has the
+    same files in two parts, which is then reported and not refused.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    aliases: list[str] = Field(default_factory=list)
     source: Source
     classes: list[str] | None = None
+    about: About = About()
+    splits: dict[str, PublishedSplit] = Field(default_factory=dict)
+    group: str = ""
+    duplicates: Literal["refuse", "keep"] = "refuse"
     modalities: dict[str, ModalityRecipe] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     note: str = ""
@@ -261,7 +321,11 @@ def recipe_names(kind: RecipeKind) -> list[str]:
 def find_recipe(kind: RecipeKind, name: str) -> Path | None:
     """Path of a shipped recipe, or None; names are matched without regard to case and underscores."""
     wanted = canonical(name)
-    return next((recipe_folder() / kind / f"{n}.yaml" for n in recipe_names(kind) if canonical(n) == wanted), None)
+    paths = [recipe_folder() / kind / f"{n}.yaml" for n in recipe_names(kind)]
+    named = next((path for path in paths if canonical(path.stem) == wanted), None)
+    if named or kind != "datasets":
+        return named
+    return next((path for path in paths if wanted in map(canonical, dataset_recipe(path).aliases)), None)
 
 
 def canonical(name: str) -> str:

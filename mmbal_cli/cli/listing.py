@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -30,7 +30,13 @@ def show_facts(facts: Iterable[tuple[str, Any]]) -> None:
     _print(table, out())
 
 
-def _print(table: Table, console: Console) -> None:
+def show_parts(parts: Iterable[RenderableType]) -> None:
+    """Print tables and lines on stdout, never cut where the output is a file or pipe."""
+    for part in parts:
+        _print(part, out())
+
+
+def _print(table: RenderableType, console: Console) -> None:
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     console.print(table)

@@ -71,8 +71,13 @@ def deliver(report: Report, format: Format | None, output: Path | None, precisio
     if output is None:
         sys.stdout.write(text)
         return
+    write_text(output, text)
+    note(f"wrote {output} ({format})")
+
+
+def write_text(output: Path, text: str) -> None:
+    """Write a file that the user named. Raises UsageError when that cannot be done."""
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{output} cannot be written: {error.strerror}.") from error
-    note(f"wrote {output} ({format})")

@@ -7,29 +7,32 @@ from typing import Annotated
 
 import typer
 
-from mmbal_cli.cli.options import CACHE, Cache, Device
-from mmbal_cli.errors import UsageError
+from mmbal_cli.cli.options import CACHE, Cache, Classes, DataRoot, Decoders, Device, Root, SubsetFile, Target
 
 
 def prepare(
-    target: Annotated[str, typer.Argument(help="Data set name, RECIPE.yaml, or a table: .csv, .tsv, .jsonl.")],
-    root: Annotated[
-        Path | None, typer.Option(help="Folder that media paths are relative to [default: the table's].")
-    ] = None,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Where a named data set lies or is generated [data/NAME].")
-    ] = None,
+    target: Target,
+    root: Root = None,
+    data_root: DataRoot = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the prepared set [default: of the recipe or table].")
     ] = None,
-    classes: Annotated[str | None, typer.Option(help="Order of the classes: a file with one a line, or a,b,c.")] = None,
+    classes: Classes = None,
     encoder: Annotated[
-        list[str] | None, typer.Option(help="MODALITY=NAME[@REVISION]; see `mmbal encoders list`.")
+        list[str] | None,
+        typer.Option(help="MODALITY=NAME[@REVISION], several with commas; see `mmbal encoders list`."),
     ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="MODALITY.key=value, e.g. video.frames=4.")] = None,
+    pretrained: Annotated[
+        bool,
+        typer.Option("--pretrained", help="The data set's pretrained encoders (downloads) instead of shipped ones."),
+    ] = False,
+    subset: SubsetFile = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="MODALITY.key=value, e.g. video.frames=4; source.key=value.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Stored type: float16 or float32.")] = "float16",
     device: Device = "auto",
-    workers: Annotated[int | None, typer.Option("--workers", "-j", min=1, help="Decoding processes [cores].")] = None,
+    workers: Decoders = None,
     chunk: Annotated[int, typer.Option(help="Samples a shard.")] = 256,
     max_bad: Annotated[str, typer.Option(help="Bad samples accepted for each modality: 1%, 0.01 or a count.")] = "1%",
     max_bad_test: Annotated[str, typer.Option(help="The same for the test split.")] = "0",
@@ -45,14 +48,16 @@ def prepare(
     from mmbal_cli.cli.preparing import run
     from mmbal_cli.cli.target import Request
 
-    request = Request(
-        target=target,
-        root=str(root.absolute()) if root else None,
-        data_root=str(data_root.absolute()) if data_root else None,
+    request = Request.of(
+        target,
+        root,
+        data_root,
+        classes,
+        subset,
+        set_,
         name=name,
-        classes=class_names(classes),
-        encoders=[_absolute_folder(item) for item in encoder or []],
-        sets=list(set_ or []),
+        encoders=[_absolute_folder(part) for item in encoder or [] for part in item.split(",")],
+        pretrained=pretrained,
         dtype=dtype,
         chunk=chunk,
         max_bad=max_bad,
@@ -63,21 +68,12 @@ def prepare(
     run(request, cache, device=device, workers=workers, retry_bad=retry_bad, dry_run=dry_run)
 
 
-def class_names(text: str | None) -> list[str] | None:
-    """Class names from a file (one a line) or a comma-separated list."""
-    if text is None:
-        return None
-    if Path(text).is_file():
-        lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
-        return [line.strip() for line in lines if line.strip()]
-    names = [part.strip() for part in text.split(",") if part.strip()]
-    if len(names) < 2:
-        raise UsageError(f"--classes {text}", "Expected a file with one class a line, or a,b,c.")
-    return names
-
-
 def _absolute_folder(item: str) -> str:
-    """A local model folder keeps its meaning when the request is repeated from elsewhere."""
+    """A local model folder keeps its meaning when the request is repeated from elsewhere; known names come first."""
+    from mmbal_cli.encode import SHIPPED
+    from mmbal_cli.encode.catalogue import card_of
+
     modality, equals, name = item.partition("=")
     folder = Path(name).expanduser()
-    return f"{modality}{equals}{folder.absolute()}" if name and folder.is_dir() else item
+    own = name and name not in SHIPPED and card_of(name) is None and folder.is_dir()
+    return f"{modality}{equals}{folder.absolute()}" if own else item

@@ -9,10 +9,12 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 from mmbal_cli.cli.console import note, stage
 from mmbal_cli.cli.listing import say, show_rows
-from mmbal_cli.cli.target import Request, choose_encoders, generate, generated_root, read_table, resolve
+from mmbal_cli.cli.target import Request, choose_encoders, data_root, generate, read_samples, resolve
+from mmbal_cli.data.named import read_ids
 from mmbal_cli.encode.plan import Plan
 from mmbal_cli.encode.plan import plan as make_plan
 from mmbal_cli.encode.prepare import Outcome, version_changes
@@ -36,8 +38,8 @@ def run(
     workers = workers or len(os.sched_getaffinity(0))
     limits = parse_limit(request.max_bad, "--max-bad"), parse_limit(request.max_bad_test, "--max-bad-test")
     request, recipe = resolve(request, cache)
-    if dry_run and recipe.source.generator and not (generated_root(request, recipe) / "manifest.csv").exists():
-        return note(f"would generate '{recipe.name}' in {generated_root(request, recipe)} and prepare it")
+    if dry_run and recipe.source.generator and not (data_root(request, recipe) / "manifest.csv").exists():
+        return note(f"would generate '{recipe.name}' in {data_root(request, recipe)} and prepare it")
     generate(request, recipe, workers)
     plan = _plan(request, recipe, cache, device)
     for line in plan.prepared.source["notes"]:
@@ -59,7 +61,7 @@ def run(
 
 
 def _plan(request: Request, recipe: DatasetRecipe, cache: Path, device: str) -> Plan:
-    manifest = read_table(request, recipe)
+    manifest = read_samples(request, recipe)
     encoders = choose_encoders(manifest.kinds, request, recipe, device)
     with ExitStack() as stack:
         advance = None
@@ -75,11 +77,18 @@ def _plan(request: Request, recipe: DatasetRecipe, cache: Path, device: str) -> 
             cache,
             chunk=request.chunk,
             dtype=request.dtype,
-            allow_duplicates=request.allow_duplicates,
+            allow_duplicates=request.allow_duplicates or recipe.duplicates == "keep",
             settings=recipe.train,
-            source={"request": request.record(), "root": str(manifest.root)},
+            source={"request": request.record(), "root": str(manifest.root), **_subset(request)},
             on_hash=hashed,
         )
+
+
+def _subset(request: Request) -> dict[str, Any]:
+    if not request.subset:
+        return {}
+    subset = read_ids(Path(request.subset))
+    return {"subset": {"name": subset.name, "ids": len(subset.ids), "hash": subset.hash}}
 
 
 def _up_to_date(plan: Plan) -> None:
@@ -105,8 +114,8 @@ def _show_plan(plan: Plan) -> None:
 def _show_outcome(plan: Plan, outcome: Outcome) -> None:
     rows = []
     for one in plan.modalities:
-        index = outcome.indexes[one.modality]
-        made = outcome.made.get(one.modality, 0)
+        index = outcome.indexes[one.key]
+        made = outcome.made.get(one.key, 0)
         cells = (
             one.modality,
             index.encoder,

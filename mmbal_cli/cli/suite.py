@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmbal_cli.cli.compare import METRICS, Literature, Metrics, Saved, beside_literature, hand_over, metric_names
+from mmbal_cli.cli.compare import METRICS, Literature, Metrics, beside_literature, hand_over, metric_names
 from mmbal_cli.cli.console import emit_json, err, note
 from mmbal_cli.cli.listing import show_facts, show_rows
 from mmbal_cli.cli.options import (
@@ -22,14 +22,16 @@ from mmbal_cli.cli.options import (
     DryRun,
     Listing,
     Listings,
+    NamedSplit,
     Runs,
     Seeds,
     Split,
+    Subset,
     Workers,
 )
 from mmbal_cli.cli.output import Formats, Output, Precision, Report
 from mmbal_cli.cli.train import Failure, open_data, refuse, run_planned, show_plan, warn
-from mmbal_cli.errors import EXIT_FINDINGS, CacheError
+from mmbal_cli.errors import EXIT_FINDINGS, CacheError, UsageError
 
 if TYPE_CHECKING:
     from mmbal_cli.engine.suite import Row
@@ -41,6 +43,12 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(help="A shipped suite (`mmbal suite list`), or a YAML file.")]
+Parts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--split", metavar="test|val|NAME", help="What to score [test]; the stored split of the runs; or both."
+    ),
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", help="A training setting of all rows, train.epochs=30 (repeatable); a row's own win."),
@@ -104,7 +112,16 @@ class Study:
         return found
 
 
-def study(name: str, dataset: str | None, seeds: str, sets: list[str] | None, cache: Path, runs: Path) -> Study:
+def study(
+    name: str,
+    dataset: str | None,
+    seeds: str,
+    sets: list[str] | None,
+    cache: Path,
+    runs: Path,
+    split: str | None = None,
+    subset: str | None = None,
+) -> Study:
     """Load, resolve and check a suite as a whole."""
     from mmbal_cli.engine.plan import parse_seeds
     from mmbal_cli.engine.suite import plan_suite
@@ -112,16 +129,30 @@ def study(name: str, dataset: str | None, seeds: str, sets: list[str] | None, ca
 
     suite, train = suite_recipe(name), parse_sets(sets or [], ("train",))["train"]
     wanted = parse_seeds(seeds)
-    rows = plan_suite(open_data(cache, dataset), suite, train)
-    options = [("-d", dataset), ("-s", seeds if seeds != SEEDS else None), *(("--set", each) for each in sets or [])]
+    rows = plan_suite(open_data(cache, dataset, split, subset), suite, train)
+    options = [("-d", dataset), ("--split", split), ("--subset", subset), ("-s", seeds if seeds != SEEDS else None)]
+    options += [("--set", each) for each in sets or []]
     words = [name, *(word for option, value in options if value is not None for word in (option, value))]
     return Study(suite, rows, wanted, runs, shlex.join(words))
+
+
+def parts_of(given: list[str] | None) -> tuple[Split, str | None]:
+    """`--split val --split speaker`, in any order: what is scored, and the stored split of the runs."""
+    names = [name for name in given or [] if name not in set(Split)]
+    parts = [Split(name) for name in given or [] if name in set(Split)]
+    if len(names) > 1 or len(parts) > 1:
+        raise UsageError(f"--split {' --split '.join(given or [])}.", "Expected test or val, and one stored split.")
+    if parts == [Split.train]:
+        raise UsageError("Predictions on train are not saved.", "Saved are test and val.")
+    return (parts or [Split.test])[0], (names[0] if names else None)
 
 
 @app.command()
 def run(
     name: Name,
     dataset: Dataset = None,
+    split: NamedSplit = None,
+    subset: Subset = None,
     seeds: Seeds = SEEDS,
     set_: Sets = None,
     device: Device = "auto",
@@ -134,7 +165,7 @@ def run(
     from mmbal_cli.engine.device import resolve_device
 
     target = resolve_device(device)
-    whole = study(name, dataset, seeds, set_, cache, runs)
+    whole = study(name, dataset, seeds, set_, cache, runs, split, subset)
     planned = [plan for row in whole.rows for plan in row.runs]
     _show_jobs(whole.jobs(), on_stdout=False)
     warn(planned)
@@ -151,6 +182,8 @@ def run(
 def status(
     name: Name,
     dataset: Dataset = None,
+    split: NamedSplit = None,
+    subset: Subset = None,
     seeds: Seeds = SEEDS,
     set_: Sets = None,
     cache: Cache = CACHE,
@@ -158,7 +191,7 @@ def status(
     format: Listings = Listing.table,
 ) -> None:
     """Show how far every run of a suite is. Exit code 1 while seeds are missing."""
-    whole = study(name, dataset, seeds, set_, cache, runs)
+    whole = study(name, dataset, seeds, set_, cache, runs, split, subset)
     found = whole.jobs()
     complete = not any(job["missing"] for job in found)
     if format is Listing.json:
@@ -177,7 +210,8 @@ def table(
     seeds: Seeds = SEEDS,
     set_: Sets = None,
     metric: Metrics = METRICS,
-    split: Saved = Split.test,
+    split: Parts = None,
+    subset: Subset = None,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
     format: Formats = None,
@@ -186,8 +220,9 @@ def table(
     with_literature: Literature = False,
 ) -> None:
     """Compare exactly the rows of a suite, in its order. Exit code 1 when a row is not there yet."""
-    whole = study(name, dataset, seeds, set_, cache, runs)
-    found = _table(whole, metric_names(metric), split, [])
+    part, named = parts_of(split)
+    whole = study(name, dataset, seeds, set_, cache, runs, named, subset)
+    found = _table(whole, metric_names(metric), part, [])
     report = _report(found)
     if with_literature:
         report = beside_literature(report, found.comparison)

@@ -13,7 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmbal_cli.cli.console import bars, err, note
-from mmbal_cli.cli.options import CACHE, RUNS, SEEDS, Cache, Dataset, Device, DryRun, Runs, Seeds, Workers
+from mmbal_cli.cli.options import (
+    CACHE,
+    RUNS,
+    SEEDS,
+    Cache,
+    Dataset,
+    Device,
+    DryRun,
+    NamedSplit,
+    Runs,
+    Seeds,
+    Subset,
+    Workers,
+)
 from mmbal_cli.errors import EXIT_DATA, EXIT_TRAINING, CacheError, TrainError, UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +44,8 @@ def train(
         list[str], typer.Option("--method", "-m", help="Method names, separated by commas; or path/to/file.py:Class.")
     ],
     dataset: Dataset = None,
+    split: NamedSplit = None,
+    subset: Subset = None,
     fusion: Annotated[str | None, typer.Option(help="Fusion; the method's own by default.")] = None,
     seeds: Seeds = SEEDS,
     set_: Annotated[
@@ -56,7 +71,7 @@ def train(
 
     overrides = parse_sets(set_ or [], ("train", "method"))
     wanted = parse_seeds(seeds)
-    data = open_data(cache, dataset)
+    data = open_data(cache, dataset, split, subset)
     target = resolve_device(device)
     names = expand_methods(method, tuple(data.shapes))
     planned = [plan_run(data, name, knobs, fusion, overrides["train"], overrides["method"]) for name, knobs in names]
@@ -76,8 +91,13 @@ def warn(planned: Sequence[Planned]) -> None:
         note(f"warning: {warning}")
 
 
-def open_data(cache: Path, dataset: str | None) -> Data:
-    """The prepared set and the shapes in its indexes; without a name, the one prepared last."""
+def open_data(cache: Path, dataset: str | None, split: str | None = None, subset: str | None = None) -> Data:
+    """The prepared set and the shapes in its indexes; without a name, the one prepared last.
+
+    `split` names a stored split, `subset` a file of ids or a stored subset; a copy of the ids is kept in the cache.
+    """
+    from mmbal_cli.data.features import laid_over
+    from mmbal_cli.data.named import Overlay, find_subset, read_split, store_subset
     from mmbal_cli.engine.plan import Data
     from mmbal_cli.store.index import load_index
     from mmbal_cli.store.sets import latest_set, read_set
@@ -92,7 +112,13 @@ def open_data(cache: Path, dataset: str | None) -> Data:
     for m, name in prepared.modalities.items():
         index = load_index(cache / prepared.name / name)
         shapes[m], encoders[m] = tuple(index.shape), index.encoder
-    return Data(prepared, shapes, encoders)
+    kept = find_subset(cache, prepared.name, subset) if subset else None
+    overlay = Overlay(read_split(cache, prepared.name, split) if split else None, kept)
+    listed = overlay.listed(prepared.source.get("expected") or prepared.counts)
+    prepared = laid_over(cache, prepared, overlay)
+    if kept:
+        store_subset(cache, prepared.name, kept)
+    return Data(prepared, shapes, encoders, overlay, listed)
 
 
 def show_plan(planned: Sequence[Planned], seeds: tuple[int, ...]) -> None:

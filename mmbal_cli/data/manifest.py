@@ -2,7 +2,8 @@
 
 A user's own data need one CSV, TSV or JSON-lines file. Columns: `id`, `split`, `label`, optional `group`,
 and one column for each modality, headed `kind:name` (`video:face`) or just `kind`. An empty cell is a
-missing modality. Other columns are ignored and named in a note.
+missing modality. Other columns are ignored and named in a note. A known data set needs none: its reader (`raw.py`)
+makes the rows from the folder as it is downloaded, and the same checks follow.
 
 The checks look at names and sizes and open nothing outside the root; all findings are collected, so that
 `mmbal data check` shows the complete list and `read_manifest` raises one error that counts them.
@@ -12,15 +13,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mmbal_cli.data.paths import CONTROL, Files
+from mmbal_cli.data.problems import EXAMPLES, Problem, summary_error
+from mmbal_cli.data.raw import Raw, Row, Spot
 from mmbal_cli.data.splits import carve_validation
-from mmbal_cli.data.tables import Row, read_rows
-from mmbal_cli.errors import ManifestError, nearest
+from mmbal_cli.data.tables import read_rows
+from mmbal_cli.errors import ManifestError, MediaError, nearest
+from mmbal_cli.media import fragment
+from mmbal_cli.media.arrays import VALUE as ARRAY
 
 KINDS = ("video", "audio", "image", "text", "vector")
 SPLITS = ("train", "val", "test")
@@ -28,32 +33,9 @@ ALIASES = {"training": "train", "dev": "val", "valid": "val", "validation": "val
 FIXED = ("id", "split", "label", "group")
 TITLE = re.compile(r"[a-z0-9]+(?:[_.-][a-z0-9]+)*")  # of a data set: safe as a folder name
 NAME = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*")  # of a modality: without a dot, it names parameters too
-EXAMPLES = 5
 AS_GIVEN = "validation: as in the table"
 
 Value = str | tuple[float, ...] | None
-
-RULES = {  # rule -> what was expected, what repairs it
-    "bad-id": ("An id is non-empty text without control characters.", ""),
-    "duplicate-id": ("Every sample has its own id.", ""),
-    "unknown-label": ("Labels are class names, or positions in the list of classes.", "--classes a,b,c"),
-    "label-kind": (
-        "Every sample has one class. No method here takes regression targets or several labels a sample.",
-        "--classes a,b,c if these are names of classes",
-    ),
-    "unknown-split": ("Splits are train, val (or dev, valid, validation) and test.", ""),
-    "bad-group": ("A group is text without control characters.", ""),
-    "unsafe-path": ("Media paths are relative to --root and stay inside it.", "--root DIR"),
-    "missing-file": ("Every path names a file below --root.", "--root DIR, or --skip-bad to go on"),
-    "lfs-pointer": ("The files were never downloaded: these are Git LFS pointers.", "git lfs pull"),
-    "bad-value": ("Vectors are numbers (space, ; or , between) or one .npy path, all of one length.", ""),
-    "no-modality": ("A sample has at least one modality.", ""),
-    "empty-modality": ("Each modality occurs in at least one train sample.", "Remove the column."),
-    "single-class": ("Training needs at least two classes.", ""),
-    "no-train": ("At least one row is in the train split.", ""),
-    "undecodable": ("Every file decodes.", "Replace the file, empty the cell, or prepare with --skip-bad."),
-    "duplicate-source": ("The same file bytes must not be in two splits.", "--allow-duplicates"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +47,6 @@ class Sample:
     label: int
     group: str
     values: dict[str, Value]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One finding: `error` stops, `warning` is recorded and shown; `line` counts from 1, header included."""
-
-    severity: str
-    rule: str
-    message: str
-    line: int | None = None
-
-    def __str__(self) -> str:
-        return self.message if self.line is None else f"line {self.line}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +75,17 @@ def file_of(kind: str, value: Value) -> str | None:
         return None
     if kind == "text":
         return value[5:] if value.startswith("file:") else None
-    return value
+    if kind == "vector":
+        found = ARRAY.fullmatch(value)
+        return found["path"] if found else value
+    part = fragment.START.search(value) if kind in ("video", "audio") else None
+    return value[: part.start()] if part and part.start() else value
+
+
+def part_of(kind: str, value: Value) -> str:
+    """Which part of its file a value means: the fragment after the path, "" for all of it."""
+    path = file_of(kind, value)
+    return str(value)[len(path) :] if path and kind != "text" else ""
 
 
 def plain_name(path: Path) -> str:
@@ -122,14 +101,14 @@ def read_manifest(
     *,
     missing_ok: bool = False,
 ) -> Manifest:
-    """The checked sample table; raises ManifestError with lines and counts when anything is wrong.
+    """The checked sample table of a file; raises ManifestError with lines and counts when anything is wrong."""
+    return accepted(path, *inspect_manifest(path, root, classes, name, missing_ok=missing_ok))
 
-    `root` is the folder that paths are relative to (by default that of the table), `classes` the label order (by
-    default sorted). With `missing_ok` a missing file is a warning, and later a bad sample.
-    """
-    manifest, problems = inspect_manifest(path, root, classes, name, missing_ok=missing_ok)
+
+def accepted(what: Path | str, manifest: Manifest, problems: Iterable[Problem]) -> Manifest:
+    """The manifest; ManifestError that sums up the problems when one of them is an error."""
     if any(problem.severity == "error" for problem in problems):
-        raise summary_error(path, problems)
+        raise summary_error(what, problems)
     return manifest
 
 
@@ -140,26 +119,50 @@ def inspect_manifest(
     name: str | None = None,
     *,
     missing_ok: bool = False,
+    only: Collection[str] | None = None,
 ) -> tuple[Manifest, list[Problem]]:
-    """The table as far as it can be read, and all findings on it; where one is an error, it must not be used."""
+    """The table as far as it can be read, and all findings on it; where one is an error, it must not be used.
+
+    `root` is the folder that paths are relative to (by default that of the table), `classes` the label order (by
+    default sorted), `only` the ids to keep. With `missing_ok` a missing file is a warning, and later a bad sample.
+    """
     columns, rows = read_rows(path)
-    root = (root or path.parent).absolute()
+    fixed, modalities, ignored = _columns(path, columns)
+    notes = [
+        Problem("warning", "ignored-column", f"column '{column}' names no modality and is ignored")
+        for column in ignored
+    ]
+    check = _Check(_root(root or path.parent), fixed, modalities, missing_ok, notes)
+    return check.manifest(_title(name or plain_name(path)), rows, classes, only)
+
+
+def inspect_raw(
+    raw: Raw,
+    root: Path,
+    classes: Sequence[str] | None,
+    name: str,
+    *,
+    missing_ok: bool = False,
+    only: Collection[str] | None = None,
+) -> tuple[Manifest, list[Problem]]:
+    """The same for the rows of a reader."""
+    modalities = [(modality, kind, modality) for modality, kind in raw.modalities.items()]
+    check = _Check(_root(root), {name: name for name in FIXED}, modalities, missing_ok, raw.problems)
+    return check.manifest(_title(name), raw.rows, raw.classes or classes, only)
+
+
+def _root(root: Path) -> Path:
     if not root.is_dir():
-        raise ManifestError(f"The folder {root} does not exist.", "Media paths are relative to it.", "--root DIR")
-    title = name or plain_name(path)
+        raise ManifestError(
+            f"The folder {root.absolute()} does not exist.", "Media paths are relative to it.", "--root DIR"
+        )
+    return root.absolute()
+
+
+def _title(title: str) -> str:
     if not TITLE.fullmatch(title):
         raise ManifestError(f"'{title}' cannot name a data set.", "Expected lower case a-z 0-9 . _ -", "--name NAME")
-    fixed, modalities, ignored = _columns(path, columns)
-    check = _Check(root, fixed, modalities, missing_ok)
-    for column in ignored:
-        check.warn("ignored-column", f"column '{column}' names no modality and is ignored")
-    names = check.classes(rows, classes)
-    samples = [check.sample(line, row, names) for line, row in rows]
-    samples, split_note = check.whole(samples, names)
-    kinds = {modality: kind for modality, kind, _ in modalities}
-    notes = tuple(str(problem) for problem in check.problems)
-    note, sizes = split_note or AS_GIVEN, check.files.sizes
-    return Manifest(title, kinds, names, tuple(samples), root, note, bool(split_note), notes, sizes), check.problems
+    return title
 
 
 def _columns(path: Path, columns: list[str]) -> tuple[dict[str, str], list[tuple[str, str, str]], list[str]]:
@@ -201,20 +204,51 @@ class _Check:
     """One pass over the rows; collects problems instead of stopping at the first."""
 
     def __init__(
-        self, root: Path, fixed: Mapping[str, str], modalities: Sequence[tuple[str, str, str]], missing_ok: bool
+        self,
+        root: Path,
+        fixed: Mapping[str, str],
+        modalities: Sequence[tuple[str, str, str]],
+        missing_ok: bool,
+        problems: Iterable[Problem],
     ) -> None:
-        self.fixed, self.modalities = fixed, modalities
-        self.problems: list[Problem] = []
+        self.root, self.fixed, self.modalities = root, fixed, modalities
+        self.problems = list(problems)
         self.files = Files(root)
         self.missing = "warning" if missing_ok else "error"
-        self.lines: dict[str, int] = {}
+        self.lines: dict[str, int | Spot] = {}
         self.widths: dict[str, int] = {}
 
-    def error(self, rule: str, message: str, line: int | None = None) -> None:
-        self.problems.append(Problem("error", rule, message, line))
+    def manifest(
+        self, title: str, rows: Sequence[Row], classes: Sequence[str] | None, only: Collection[str] | None
+    ) -> tuple[Manifest, list[Problem]]:
+        """All checks over `rows`, or those whose id is in `only`."""
+        rows = rows if only is None else self.subset(rows, only)
+        names = self.classes(rows, classes)
+        samples = [self.sample(line, row, names) for line, row in rows]
+        samples, carved = self.whole(samples, names)
+        kinds = {modality: kind for modality, kind, _ in self.modalities}
+        notes = tuple(str(problem) for problem in self.problems)
+        note, sizes = carved or AS_GIVEN, self.files.sizes
+        found = Manifest(title, kinds, names, tuple(samples), self.root, note, bool(carved), notes, sizes)
+        return found, self.problems
 
-    def warn(self, rule: str, message: str, line: int | None = None) -> None:
-        self.problems.append(Problem("warning", rule, message, line))
+    def subset(self, rows: Sequence[Row], only: Collection[str]) -> list[Row]:
+        kept = [(line, row) for line, row in rows if self.text(row, "id") in only]
+        unknown = sorted(set(only) - {self.text(row, "id") for _, row in kept})
+        if unknown:
+            listed = ", ".join(unknown[:EXAMPLES]) + (", ..." if len(unknown) > EXAMPLES else "")
+            self.error("unknown-id", f"{len(unknown)} of {len(only)} ids of the subset are not in the data: {listed}")
+        return kept
+
+    def error(self, rule: str, message: str, line: int | Spot | None = None) -> None:
+        self.note("error", rule, message, line)
+
+    def warn(self, rule: str, message: str) -> None:
+        self.note("warning", rule, message, None)
+
+    def note(self, severity: str, rule: str, message: str, line: int | Spot | None) -> None:
+        file, number = line if isinstance(line, Spot) else ("", line)
+        self.problems.append(Problem(severity, rule, message, number, file))
 
     def text(self, row: Mapping[str, Any], column: str) -> str:
         value = row.get(self.fixed.get(column, ""), "")
@@ -245,12 +279,14 @@ class _Check:
         if several and len(parts) < len(labels):
             self.error("label-kind", f"{len(several)} labels name several classes, such as {min(several)!r}")
 
-    def sample(self, line: int, row: Mapping[str, Any], classes: tuple[str, ...]) -> Sample:
+    def sample(self, line: int | Spot, row: Mapping[str, Any], classes: tuple[str, ...]) -> Sample:
         name = self.text(row, "id")
         if not name or CONTROL.search(name):
             self.error("bad-id", f"id {name!r}", line)
         elif name in self.lines:
-            self.error("duplicate-id", f"id '{name}' is already on line {self.lines[name]}", line)
+            first = self.lines[name]
+            where = f"line {first.line} of {first.file}" if isinstance(first, Spot) else f"line {first}"
+            self.error("duplicate-id", f"id '{name}' is already on {where}", line)
         self.lines.setdefault(name, line)
         raw = self.text(row, "split")
         split = ALIASES.get(raw.lower(), raw.lower())
@@ -266,7 +302,7 @@ class _Check:
             self.error("no-modality", f"sample '{name}' has none", line)
         return Sample(name, split, self.label(line, self.text(row, "label"), classes), group, values)
 
-    def label(self, line: int, text: str, classes: tuple[str, ...]) -> int:
+    def label(self, line: int | Spot, text: str, classes: tuple[str, ...]) -> int:
         if text in classes:
             return classes.index(text)
         if re.fullmatch(r"-?\d{1,9}", text):
@@ -277,9 +313,9 @@ class _Check:
             self.error("unknown-label", f"label {text!r}. {nearest(text, classes)}", line)
         return -1
 
-    def value(self, line: int, modality: str, kind: str, value: Any) -> Value:
+    def value(self, line: int | Spot, modality: str, kind: str, value: Any) -> Value:
         """A cell as the rest of the program sees it; None where missing or wrong."""
-        if kind == "vector" and not (isinstance(value, str) and value.strip().lower().endswith(".npy")):
+        if kind == "vector" and not (isinstance(value, str) and ARRAY.fullmatch(value.strip())):
             return self.vector(line, modality, value)
         if value is None or value == "":
             return None
@@ -290,14 +326,21 @@ class _Check:
             if "\0" in value:
                 self.error("bad-value", f"{modality} holds a NUL character", line)
             return value if value.strip() else None
-        prefix = "file:" if kind == "text" else ""
-        found, fault = self.files.locate(value.removeprefix(prefix))
+        value = value.strip() if kind == "vector" else value
+        if kind in ("video", "audio"):
+            try:
+                fragment.split(value)
+            except MediaError as error:
+                self.error("bad-value", error.found, line)
+                return None
+        path = file_of(kind, value) or ""
+        found, fault = self.files.locate(path, folders=kind == "video")
         if fault:
             severity = self.missing if fault.rule == "missing-file" else fault.severity
-            self.problems.append(Problem(severity, fault.rule, f"{modality}: {fault.message}", line))
-        return prefix + found
+            self.note(severity, fault.rule, f"{modality}: {fault.message}", line)
+        return value.replace(path, found, 1)
 
-    def vector(self, line: int, modality: str, value: Any) -> Value:
+    def vector(self, line: int | Spot, modality: str, value: Any) -> Value:
         cells = re.split(r"[\s;,]+", value.strip()) if isinstance(value, str) else value
         if cells in (None, [], [""]):
             return None
@@ -325,7 +368,10 @@ class _Check:
         note = ""
         if not any(sample.split == "val" for sample in samples):
             chosen, note = carve_validation(
-                [sample.id for sample in train], [sample.label for sample in train], [s.group for s in train]
+                [sample.id for sample in train],
+                [sample.label for sample in train],
+                [sample.group for sample in train],
+                test_groups={sample.group for sample in samples if sample.split == "test"},
             )
             samples = [replace(s, split="val") if s.split == "train" and s.id in chosen else s for s in samples]
         for split in SPLITS:
@@ -347,20 +393,3 @@ class _Check:
         if both:
             listed = ", ".join(both[:EXAMPLES]) + (", ..." if len(both) > EXAMPLES else "")
             self.warn("group-overlap", f"{len(both)} of {len(splits)} groups are in two splits: {listed}")
-
-
-def summary_error(path: Path | str, problems: Iterable[Problem]) -> ManifestError:
-    """One error for all findings: how many of which rule, at most five examples of each."""
-    found: dict[str, list[Problem]] = defaultdict(list)
-    for problem in problems:
-        if problem.severity == "error":
-            found[problem.rule].append(problem)
-    lines = []
-    for rule, cases in found.items():
-        lines.append(f"{path}: {rule} x {len(cases)}")
-        lines += [f"  {problem}" for problem in cases[:EXAMPLES]]
-        if len(cases) > EXAMPLES:
-            lines.append(f"  ... and {len(cases) - EXAMPLES} more")
-    expected, repair = RULES[next(iter(found))]
-    more = f"mmbal data check {path} lists all of them"
-    return ManifestError("\n".join(lines), expected, f"{repair}   ({more})" if repair else more)

@@ -1,4 +1,8 @@
-"""Paths from a table -> files below the root. Names and sizes only: nothing outside the root is opened."""
+"""Paths from a table -> files below the root. Names and sizes only: nothing outside the root is opened.
+
+A value of video may be a folder of pictures, or a pair of folders `a/{u,v}/b`; its size is that of all its pictures,
+its time that of the newest.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,9 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from mmbal_cli.errors import MediaError
+from mmbal_cli.media.folder import halves, is_pair, members
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and lone surrogates, which no file name encodes
 LFS_HEAD = b"version https://git-lfs"
@@ -31,8 +38,8 @@ class Files:
         self.sizes: dict[str, tuple[int, int]] = {}
         self._folders: dict[str, str | None] = {}
 
-    def locate(self, value: str) -> tuple[str, Fault | None]:
-        """`value` as a path relative to the root, and what is wrong with it."""
+    def locate(self, value: str, *, folders: bool = False) -> tuple[str, Fault | None]:
+        """`value` as a path relative to the root, and what is wrong with it; a folder only where it may be one."""
         if CONTROL.search(value):
             return value, Fault("error", "unsafe-path", f"{value!r} holds control characters")
         if re.match(r"[A-Za-z]:[\\/]|\\\\", value):
@@ -45,7 +52,27 @@ class Files:
         if ".." in path.parts or not path.parts:
             return value, Fault("error", "unsafe-path", f"{value!r} is not a path below the root")
         relative = str(path)
-        return relative, None if relative in self.sizes else self._look(path, relative)
+        if relative in self.sizes:
+            return relative, None
+        if folders and (is_pair(Path(relative)) or (self.root / relative).is_dir()):
+            return relative, self._look_inside(relative)
+        return relative, self._look(path, relative)
+
+    def _look_inside(self, relative: str) -> Fault | None:
+        """A folder of pictures, or two of them."""
+        for folder in halves(Path(relative)) if is_pair(Path(relative)) else [Path(relative)]:
+            if not self._inside(os.path.realpath(self.root / folder)):
+                return Fault("error", "unsafe-path", f"'{folder}' leads outside the root by a symbolic link")
+            if not (self.root / folder).is_dir():
+                return Fault("error", "missing-file", f"'{folder}': no such folder")
+        try:
+            facts = [path.stat() for path in members(self.root / relative)]
+        except (OSError, MediaError) as error:
+            return Fault("error", "missing-file", f"'{relative}': {getattr(error, 'strerror', None) or error}")
+        if not facts:
+            return Fault("error", "missing-file", f"'{relative}' holds no pictures")
+        self.sizes[relative] = (sum(one.st_size for one in facts), max(one.st_mtime_ns for one in facts))
+        return None
 
     def _look(self, path: PurePosixPath, relative: str) -> Fault | None:
         outside = Fault("error", "unsafe-path", f"'{relative}' leads outside the root by a symbolic link")

@@ -16,9 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmbal_cli.data.manifest import Manifest, Problem, Sample, file_of
+from mmbal_cli.data.manifest import Manifest, Sample, file_of, part_of
+from mmbal_cli.data.problems import Problem
 from mmbal_cli.errors import ManifestError
-from mmbal_cli.store.atomic import canonical_json, publish
+from mmbal_cli.media.folder import members
+from mmbal_cli.store.atomic import canonical_json, digest_of, publish
 
 LEDGER = "sources.json"
 READERS = 4
@@ -51,11 +53,19 @@ def digest_sources(
 
 
 def _digest(path: Path) -> str:
+    """SHA-256 of a file; of the names and contents of its pictures for a folder or pair of folders."""
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        if path.is_file():
+            return _of_file(path)
+        pictures = members(path)
+        return digest_of([[f"{one.parent.name}/{one.name}", _of_file(one)] for one in pictures])
     except OSError as error:
         raise ManifestError(f"Cannot read {path}: {error.strerror}.", "Every source file is hashed.") from error
+
+
+def _of_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_ledger(path: Path) -> dict[str, tuple[int, int, str]]:
@@ -88,8 +98,9 @@ def keep_twins_in_train(manifest: Manifest, digests: Mapping[str, str]) -> Manif
     return replace(manifest, samples=tuple(samples))
 
 
-def check_duplicates(manifest: Manifest, digests: Mapping[str, str]) -> list[Problem]:
-    """Same bytes under two samples: an error across splits, one counted warning within them.
+def check_duplicates(manifest: Manifest, digests: Mapping[str, str], *, known: bool = False) -> list[Problem]:
+    """Same bytes under two samples: an error across splits (a warning where they are `known` there), one counted
+    warning within them.
 
     `digests` maps source paths to SHA-256. Texts are left out: equal captions are no leak of a file.
     """
@@ -100,7 +111,7 @@ def check_duplicates(manifest: Manifest, digests: Mapping[str, str]) -> list[Pro
             first = seen.setdefault(key, sample)
             if first.split != sample.split:
                 message = f"{key[0]} of '{first.id}' ({first.split}) and '{sample.id}' ({sample.split}): {path}"
-                problems.append(Problem("error", "duplicate-source", message))
+                problems.append(Problem("warning" if known else "error", "duplicate-source", message))
             elif first is not sample:
                 within += 1
     if within:
@@ -109,10 +120,11 @@ def check_duplicates(manifest: Manifest, digests: Mapping[str, str]) -> list[Pro
 
 
 def _sources(manifest: Manifest, sample: Sample, digests: Mapping[str, str]) -> dict[tuple[str, str], str]:
-    """(modality, digest) -> path of the media files of one sample."""
+    """(modality, digest and part of the file) -> path of the media files of one sample."""
     found = {}
     for modality, kind in manifest.kinds.items():
-        path = None if kind == "text" else file_of(kind, sample.values[modality])
+        value = sample.values[modality]
+        path = None if kind == "text" else file_of(kind, value)
         if path is not None and path in digests:
-            found[modality, digests[path]] = path
+            found[modality, digests[path] + part_of(kind, value)] = path
     return found

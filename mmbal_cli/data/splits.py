@@ -2,17 +2,18 @@
 
 Stratified by class and seeded by a hash of the id, so the choice depends neither on row order nor on
 which other samples exist. Whole groups move when the table names groups: a speaker that validates
-must not train.
+must not train. Only where test itself shares its groups with train they do not move: validation is to resemble test.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 SHARE = 0.1
 MOST = 2  # times the share: one large group must not take more
+MOSTLY = 0.5  # of the groups of test are in train: then it was not split by group
 
 
 def _rank(seed: int, name: str) -> bytes:
@@ -20,10 +21,23 @@ def _rank(seed: int, name: str) -> bytes:
 
 
 def carve_validation(
-    ids: Sequence[str], labels: Sequence[int], groups: Sequence[str], *, seed: int = 0
+    ids: Sequence[str],
+    labels: Sequence[int],
+    groups: Sequence[str],
+    *,
+    test_groups: Collection[str] = (),
+    seed: int = 0,
 ) -> tuple[set[str], str]:
-    """Ids of train samples to validate on, and one sentence that says how they were chosen."""
-    chosen, way = carve(ids, labels, groups, SHARE, seed)
+    """Ids of train samples to validate on, and one sentence that says how they were chosen.
+
+    `test_groups` are the groups of the test samples. Where train has most of them (a split by clip, as that of
+    CREMA-D), validation is stratified by class and shares its groups with train as test does.
+    """
+    seen = {group for group in test_groups if group}
+    alike = bool(seen) and len(seen & set(groups)) > MOSTLY * len(seen)
+    chosen, way = carve(ids, labels, [] if alike else groups, SHARE, seed)
+    if alike:
+        way += " (groups are shared with train, as those of test are)"
     return chosen, f"validation: {SHARE:.0%} of train, {way}, seed {seed}"
 
 

@@ -96,7 +96,7 @@ def _read_json_lines(path: Path, text: str) -> tuple[list[str], list[Row]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=_unique)
+            row = json.loads(line, object_pairs_hook=unique)
         except (ValueError, RecursionError) as error:
             raise ManifestError(f"{path}, line {number}: {error}.", "Expected one JSON object a line.") from error
         if not isinstance(row, dict):
@@ -106,7 +106,7 @@ def _read_json_lines(path: Path, text: str) -> tuple[list[str], list[Row]]:
     return list(columns), rows
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) != len(pairs):
         raise ValueError("a key occurs twice")

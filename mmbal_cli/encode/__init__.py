@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mmbal_cli.encode.catalogue import CATALOGUE, card_of
 from mmbal_cli.errors import EncoderError, nearest
 
 if TYPE_CHECKING:
@@ -36,19 +37,9 @@ SHIPPED = {
     )
 }
 
-# Families that `pretrained.py` runs; the name is an example of what a user types.
+# Public models under short names, see catalogue.py; any other model of their families works by its own name.
 PRETRAINED = tuple(
-    Entry(name, kinds, None, about, "pretrained", download=True)
-    for name, kinds, about in (
-        ("facebook/wav2vec2-base-960h", ("audio",), "wav2vec2, HuBERT, WavLM"),
-        ("MIT/ast-finetuned-audioset-10-10-0.4593", ("audio",), "audio spectrogram transformer (AST)"),
-        ("laion/clap-htsat-unfused", ("audio",), "CLAP audio tower"),
-        ("openai/clip-vit-base-patch32", ("video", "image"), "CLIP image tower, frame by frame"),
-        ("facebook/dinov2-base", ("video", "image"), "DINOv2, frame by frame"),
-        ("google/vit-base-patch16-224", ("video", "image"), "ViT, frame by frame"),
-        ("google/siglip-base-patch16-224", ("video", "image"), "SigLIP image tower, frame by frame"),
-        ("google-bert/bert-base-uncased", ("text",), "BERT, RoBERTa, MiniLM, MPNet"),
-    )
+    Entry(card.name, card.kinds, card.width, card.about, "pretrained", download=True) for card in CATALOGUE.values()
 )
 
 DEFAULTS = {"audio": "logmel-stats", "video": "hog-motion", "image": "hog-motion"} | {
@@ -60,24 +51,26 @@ DEFAULTS = {"audio": "logmel-stats", "video": "hog-motion", "image": "hog-motion
 def get_encoder(name: str, kind: str, **params: Any) -> Encoder:
     """The encoder `name` for a modality of `kind`; an empty name takes the shipped one of that kind.
 
-    A name with a slash, or of an existing folder, is a transformers model (`owner/model@revision`,
-    `./folder`). Raises EncoderError with the nearest name, RecipeError for a wrong parameter.
+    `name` is a shipped encoder, a short name of the catalogue (`ast`, `ast@REVISION`), or a transformers model:
+    a name with a slash or of an existing folder (`owner/model@revision`, `./folder`). Needs no network.
+    Raises EncoderError with the nearest name, RecipeError for a wrong parameter.
     """
     if kind not in KINDS:
         raise EncoderError(f"There is no kind of modality '{kind}'.", nearest(kind, KINDS))
     name = name or DEFAULTS[kind]
-    if entry := SHIPPED.get(name):
-        if kind not in entry.kinds:
-            fitting = [e.name for e in SHIPPED.values() if kind in e.kinds]
-            raise EncoderError(f"Encoder '{name}' does not take {kind}.", f"For {kind}: {', '.join(fitting)}.")
+    entry, card = SHIPPED.get(name), card_of(name)
+    if (known := entry or card) and kind not in known.kinds:
+        fitting = [e.name for e in (*SHIPPED.values(), *PRETRAINED) if kind in e.kinds]
+        raise EncoderError(f"Encoder '{name}' does not take {kind}.", f"For {kind}: {', '.join(fitting)}.")
+    if entry:
         module = importlib.import_module(f"mmbal_cli.encode.{entry.module}")
         return module.ENCODER(kind, **params)
-    if re.search(r"[/\\]", name) or Path(name).is_dir():
+    if card or re.search(r"[/\\]", name) or Path(name).is_dir():
         from mmbal_cli.encode.pretrained import Pretrained
 
         return Pretrained(name, kind, **params)
     raise EncoderError(
         f"Unknown encoder '{name}'.",
-        nearest(name, SHIPPED),
+        nearest(name.partition("@")[0], [*SHIPPED, *CATALOGUE]),
         "A transformers model is written owner/model@revision, a local folder ./folder; see `mmbal encoders list`.",
     )

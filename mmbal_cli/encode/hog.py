@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mmbal_cli.encode.base import Encoder, Params
+from mmbal_cli.encode.base import Encoder, Params, Steps, extent
 from mmbal_cli.errors import EncoderError, RecipeError
 
 BINS, CELLS = 9, 8
@@ -28,7 +28,8 @@ STEP = 24  # px: the grids of 8, 6 and 4 cells all divide it
 class HogMotion(Encoder):
     """Frames uint8 [T,H,W,3] or a picture [H,W,3] -> [760], or [segments,760] of equal parts in time.
 
-    A picture, and a clip of one frame, has zeros for the motion.
+    A picture, and a clip of one frame, has zeros for the motion. A clip that gives fewer frames than there are
+    segments (sampling fps) has one segment a frame, and rows of zeros behind that the mask leaves out.
     """
 
     name = "hog-motion"
@@ -54,12 +55,25 @@ class HogMotion(Encoder):
     def decode(self) -> dict[str, Any]:
         """Arguments of the video or image decoder."""
         names = ("size",) if self.kind == "image" else ("frames", "size")
-        return {name: self.params[name] for name in names}
+        return {name: self.params[name] for name in names} | self.settings
+
+    @property
+    def timed(self) -> bool:
+        """Whether the features are [segments,760]."""
+        return self.params["segments"] > 1
+
+    def steps(self, facts: Mapping[str, Any]) -> Steps | None:
+        """The whole clip, or each segment: from its first frame to the end of its last one."""
+        times = facts.get("times")
+        if not times or not self.timed:
+            return super().steps(facts)
+        parts = np.array_split(np.asarray(times, float), min(len(times), self.params["segments"]))
+        return [extent(part.tolist()) for part in parts]
 
     def sample(self, raw: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
         """Descriptor of each segment of the clip."""
         frames = raw[None] if raw.ndim == 3 else raw
-        segments = int(self.params["segments"])
+        segments = min(int(self.params["segments"]), len(frames))
         if frames.shape[1] != frames.shape[2] or frames.shape[1] % STEP:
             raise EncoderError(
                 f"{self.name} got frames of {frames.shape[1:3]}, expected squares of a multiple of {STEP} px."
@@ -72,7 +86,15 @@ class HogMotion(Encoder):
             pairs = slice(first, max(int(part[-1]), first + 1))
             parts.append(np.concatenate([seen[part].mean(0), _motion(change[pairs], across[pairs], down[pairs])]))
         rows = np.stack(parts).astype(np.float32)
-        return rows[0] if segments == 1 else rows
+        return rows if self.timed else rows[0]
+
+    def batch(self, rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Rows [760] or [T,760] -> (float32 [n,760] or [n,segments,760], mask)."""
+        if not (self.timed and self.settings.get("sampling") == "fps"):
+            return super().batch(rows)
+        from mmbal_cli.encode.families import padded
+
+        return padded(rows, int(self.params["segments"]))
 
 
 def appearance_and_change(frames: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:

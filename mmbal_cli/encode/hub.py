@@ -53,7 +53,7 @@ class Checkpoint(NamedTuple):
             f"{self.folder} holds {found}.",
             f"Expected {WEIGHTS}.",
             "Take a revision that has it (on the hub often the conversion request, owner/model@refs/pr/N), "
-            "or convert it once with transformers' `save_pretrained`.",
+            "or convert it once with transformers' `save_pretrained` (`mmbal encoders show NAME` says how).",
         )
 
     def digests(self, others: Iterable[str], remembered: MutableMapping[str, Any]) -> dict[str, str]:
@@ -98,9 +98,23 @@ def locate(name: str) -> Checkpoint:
     return checkpoint
 
 
+def cached(name: str) -> Checkpoint | None:
+    """The copy of `owner/model@revision` in the hub cache of this machine, whole or in part; asks no network."""
+    from huggingface_hub import constants
+
+    repo, _, revision = name.partition("@")
+    if not _is_hub_name(name):
+        return None
+    home = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    ref = home / "refs" / (revision or constants.DEFAULT_REVISION)
+    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision or constants.DEFAULT_REVISION
+    here = Checkpoint(home / "snapshots" / commit, repo, commit)
+    return here if (here.folder / "config.json").is_file() else None
+
+
 def _from_hub(name: str) -> Checkpoint:
     repo, _, revision = name.partition("@")
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo) or (revision and not _plain(revision)):
+    if not _is_hub_name(name):
         raise EncoderError(
             f"There is no folder '{name}'.",
             "",
@@ -108,13 +122,9 @@ def _from_hub(name: str) -> Checkpoint:
         )
     from huggingface_hub import constants
 
-    revision = revision or constants.DEFAULT_REVISION
-    home = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
-    ref = home / "refs" / revision
-    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
-    here = Checkpoint(home / "snapshots" / commit, repo, commit)
+    revision, here = revision or constants.DEFAULT_REVISION, cached(name)
     offline = constants.HF_HUB_OFFLINE
-    if (here.folder / "config.json").is_file() and (offline or _complete(here)):
+    if here and (offline or complete(here)):
         return here
     if offline:
         raise EncoderError(
@@ -127,12 +137,13 @@ def _from_hub(name: str) -> Checkpoint:
     return Checkpoint(folder, repo, folder.name)
 
 
-def _plain(revision: str) -> bool:
-    """A branch, tag, commit or `refs/pr/1`, and nothing that climbs out of the cache."""
-    return re.fullmatch(r"[\w][\w./-]*", revision) is not None and ".." not in revision
+def _is_hub_name(name: str) -> bool:
+    """`owner/model` with a branch, tag, commit or `refs/pr/1`, and nothing that climbs out of the cache."""
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?", name) is not None and ".." not in name.partition("@")[2]
 
 
-def _complete(checkpoint: Checkpoint) -> bool:
+def complete(checkpoint: Checkpoint) -> bool:
+    """Whether all weights of a model are there, as safetensors."""
     try:
         return bool(checkpoint.weights())
     except EncoderError:

@@ -8,13 +8,16 @@ tests, teaching and controlled comparisons; published numbers cannot be reproduc
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 
-from mmbal_cli.encode.base import Encoder, Params
+from mmbal_cli.encode.base import Encoder, Params, Steps, extent
+from mmbal_cli.errors import RecipeError
+from mmbal_cli.media.audio import most_windows
 
 BANDS = 64
 LOW, HIGH, FLOOR = 20.0, 7600.0, 1e-10
@@ -23,7 +26,10 @@ BLOCK = 4096  # frames at a time: bounds the memory of a long sound
 
 
 class LogmelStats(Encoder):
-    """Sound float32 [n] -> [640], or [segments,640] of equal parts of its length."""
+    """Sound float32 [n] -> [640], or [segments,640] of equal parts of its length; windows [W,n] -> [W,640].
+
+    Clips of fewer windows than others have rows of zeros behind, which the mask leaves out.
+    """
 
     name = "logmel-stats"
     params_allowed: ClassVar[Params] = {
@@ -33,9 +39,39 @@ class LogmelStats(Encoder):
     }
     decode_params = ("rate", "seconds")
 
+    def __init__(self, kind: str, **params: Any) -> None:
+        super().__init__(kind, **params)
+        if self.settings.get("window") and self.params["segments"] > 1:
+            raise RecipeError(f"{self.name} has both segments and a window.", "Expected one of them.")
+
+    @property
+    def timed(self) -> bool:
+        """Whether the features are [T,640]."""
+        return super().timed or self.params["segments"] > 1
+
+    def steps(self, facts: Mapping[str, Any]) -> Steps | None:
+        """The whole sound, each window, or each segment."""
+        times, segments = facts.get("times"), int(self.params["segments"])
+        if not times or segments == 1:
+            return super().steps(facts)
+        start, end = extent(times)
+        edges = np.linspace(start, end, segments + 1).round(4).tolist()
+        return [list(pair) for pair in itertools.pairwise(edges)]
+
+    def batch(self, rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Rows [640] or [T,640] -> (float32 [n,640] or [n,T,640], mask); T of windows is the most a clip can have."""
+        if not self.settings.get("window"):
+            return super().batch(rows)
+        most = most_windows(self.params["rate"], seconds=self.params["seconds"], **self.settings)
+        from mmbal_cli.encode.families import padded
+
+        return padded(rows, most)
+
     def sample(self, raw: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
-        """Statistics of each segment; a sound of less than two frames a segment is padded with zeros."""
+        """Statistics of each segment or window; a sound of less than two frames is padded with zeros."""
         segments = int(self.params["segments"])
+        if raw.ndim == 2:
+            return np.stack([statistics(log_mel(window, int(self.params["rate"]))) for window in raw])
         bands = log_mel(np.asarray(raw, np.float32), int(self.params["rate"]), at_least=2 * segments)
         parts = [statistics(part) for part in np.array_split(bands, segments, axis=1)]
         return parts[0] if segments == 1 else np.stack(parts)

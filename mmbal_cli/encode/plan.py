@@ -8,13 +8,14 @@ h5py, so that a second call answers at once.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbal_cli.data.manifest import SPLITS, Manifest, Sample, file_of, summary_error
+from mmbal_cli.data.manifest import SPLITS, Manifest, Sample, file_of, part_of
+from mmbal_cli.data.problems import EXAMPLES, summary_error
 from mmbal_cli.data.sources import check_duplicates, digest_sources, keep_twins_in_train, read_ledger, write_ledger
 from mmbal_cli.encode import SHIPPED
 from mmbal_cli.encode.base import Encoder
@@ -31,9 +32,15 @@ WEIGHTS = "weights.json"
 
 @dataclass(frozen=True)
 class ModalityPlan:
-    """One modality: its encoder, the readable spec, and the folder that the spec's digest names."""
+    """One modality by one encoder: the readable spec, and the folder that the spec's digest names.
+
+    `label` tells the encoders of one modality apart, `key` the parts of a plan: the name of the modality, with the
+    label behind it for all encoders but the first.
+    """
 
     modality: str
+    label: str
+    key: str
     encoder: Encoder
     spec: dict[str, Any]
     folder: Path
@@ -75,19 +82,19 @@ class Plan:
         return (samples[start : start + self.chunk] for start in range(0, len(samples), self.chunk))
 
     def indexes(self) -> dict[str, Index]:
-        """Index of each modality of a finished plan; CacheError when one is missing."""
-        return {one.modality: load_index(one.folder) for one in self.modalities}
+        """Index of each modality and encoder of a finished plan; CacheError when one is missing."""
+        return {one.key: load_index(one.folder) for one in self.modalities}
 
     def bytes_needed(self) -> int:
         """Estimate of what is still to be written."""
-        widths = {m.modality: getattr(SHIPPED.get(m.encoder.name), "width", None) for m in self.modalities}
-        rows = len(self.manifest.samples) * WIDTH[self.dtype]
-        return sum(rows * (widths[m.modality] or USUAL_WIDTH) for m in self.modalities if not m.done)
+        names = [one.encoder.name for one in self.modalities if not one.done]
+        widths = [getattr(SHIPPED.get(name), "width", None) or USUAL_WIDTH for name in names]
+        return len(self.manifest.samples) * WIDTH[self.dtype] * sum(widths)
 
 
 def plan(
     manifest: Manifest,
-    encoders: Mapping[str, Encoder],
+    encoders: Mapping[str, Encoder | Sequence[Encoder]],
     cache: Path,
     *,
     chunk: int = CHUNK,
@@ -97,22 +104,31 @@ def plan(
     source: Mapping[str, Any] | None = None,
     on_hash: Callable[[int], object] = lambda done: None,
 ) -> Plan:
-    """Decide folders and fingerprints; raises ManifestError when the same bytes are in two splits."""
+    """Decide folders and fingerprints; raises ManifestError when the same bytes are in two splits.
+
+    Of several encoders of a modality the first is the one that training takes unless told otherwise.
+    """
     if dtype not in DTYPES or not 1 <= chunk <= 1 << 16:
         raise UsageError(f"Chunk {chunk}, type {dtype}.", f"Expected 1 to 65536 and {' or '.join(DTYPES)}.")
     folder = cache / manifest.name
     digests = digest_sources(manifest, folder, on_hash)
     manifest = keep_twins_in_train(manifest, digests)
-    twins = check_duplicates(manifest, digests)
-    if not allow_duplicates and any(problem.severity == "error" for problem in twins):
+    twins = check_duplicates(manifest, digests, known=allow_duplicates)
+    if any(problem.severity == "error" for problem in twins):
         raise summary_error(manifest.name, twins)
-    notes = [*manifest.notes, *(problem.message for problem in twins)]
+    notes = [*manifest.notes, *_shortened([problem.message for problem in twins])]
     shared = _shared_spec(manifest, chunk, dtype)
-    modalities = tuple(_modality_plan(manifest, m, encoder, shared, digests, folder) for m, encoder in encoders.items())
+    modalities = tuple(
+        _modality_plan(manifest, modality, label, encoder, shared, digests, folder, first=number == 0)
+        for modality, several in encoders.items()
+        for number, (label, encoder) in enumerate(_labelled(several))
+    )
+    first = {m.modality: m for m in reversed(modalities)}
     prepared = PreparedSet(
         name=manifest.name,
-        fingerprint=digest_of({m.modality: m.fingerprint for m in modalities}),
-        modalities={m.modality: m.folder.name for m in modalities},
+        fingerprint=digest_of({modality: first[modality].fingerprint for modality in encoders}),
+        modalities={modality: first[modality].folder.name for modality in encoders},
+        encoders=_side_by_side(modalities),
         kinds=dict(manifest.kinds),
         classes=manifest.classes,
         counts=manifest.counts(),
@@ -124,6 +140,29 @@ def plan(
     earlier = _earlier(cache, manifest.name)
     changes = _changes(folder, earlier, modalities) if earlier else ()
     return Plan(manifest, cache, modalities, chunk, dtype, prepared, earlier, changes)
+
+
+def _labelled(encoders: Encoder | Sequence[Encoder]) -> Iterator[tuple[str, Encoder]]:
+    """Each encoder of a modality with a label of its own: the last part of its name, numbered where that is taken."""
+    taken: Counter[str] = Counter()
+    for encoder in [encoders] if isinstance(encoders, Encoder) else encoders:
+        name = getattr(encoder, "label", "") or encoder.name.partition("@")[0].rstrip("/").rpartition("/")[2]
+        label = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-") or "encoder"
+        taken[label] += 1
+        yield (label if taken[label] == 1 else f"{label}-{taken[label]}"), encoder
+
+
+def _side_by_side(modalities: Sequence[ModalityPlan]) -> dict[str, dict[str, str]]:
+    """Folders by label of the modalities that have several encoders."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for one in modalities:
+        found[one.modality][one.label] = one.folder.name
+    return {modality: folders for modality, folders in found.items() if len(folders) > 1}
+
+
+def _shortened(notes: Sequence[str]) -> list[str]:
+    more = len(notes) - EXAMPLES
+    return [*notes[:EXAMPLES], *([f"... and {more} more such: mmbal data check lists them"] if more > 0 else [])]
 
 
 def _shared_spec(manifest: Manifest, chunk: int, dtype: str) -> dict[str, Any]:
@@ -146,10 +185,13 @@ def _counts(manifest: Manifest) -> dict[str, dict[str, int]]:
 def _modality_plan(
     manifest: Manifest,
     modality: str,
+    label: str,
     encoder: Encoder,
     shared: Mapping[str, Any],
     digests: Mapping[str, str],
     folder: Path,
+    *,
+    first: bool,
 ) -> ModalityPlan:
     kind = manifest.kinds[modality]
     known = read_ledger(folder / WEIGHTS)
@@ -170,7 +212,8 @@ def _modality_plan(
         write_ledger(folder, WEIGHTS, remembered)
     name = re.sub(r"[^A-Za-z0-9._]+", "-", str(spec["encoder"]["name"]))[:48].strip("-")
     place = folder / f"{modality}--{name}--{digest_of(spec)[:16]}"
-    return ModalityPlan(modality, encoder, spec, place, is_complete(place) is not None)
+    key = modality if first else f"{modality}={label}"
+    return ModalityPlan(modality, label, key, encoder, spec, place, is_complete(place) is not None)
 
 
 def _source(manifest: Manifest, kind: str, value: Any, digests: Mapping[str, str]) -> Any:
@@ -180,7 +223,10 @@ def _source(manifest: Manifest, kind: str, value: Any, digests: Mapping[str, str
     path = file_of(kind, value)
     if path is None:
         return sha256_hex(repr(value).encode("utf-8", "surrogatepass"))
-    return [manifest.sizes[path][0], digests[path]] if path in digests else "absent"
+    if path not in digests:
+        return "absent"
+    part = part_of(kind, value)
+    return [manifest.sizes[path][0], digests[path], *([part] if part else [])]
 
 
 def _earlier(cache: Path, name: str) -> PreparedSet | None:
@@ -195,7 +241,7 @@ def _changes(folder: Path, earlier: PreparedSet, modalities: tuple[ModalityPlan,
     lines = []
     for modality in earlier.modalities.keys() - {m.modality for m in modalities}:
         lines.append(f"modality '{modality}' is gone")
-    for one in modalities:
+    for one in {m.modality: m for m in reversed(modalities)}.values():
         place = earlier.modalities.get(one.modality)
         if place is None:
             lines.append(f"modality '{one.modality}' is new")

@@ -28,7 +28,7 @@ DEADLINE = 60.0  # seconds for one sample
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `prepare` made: the index of each modality, and how many shards were new."""
+    """What `prepare` made: the index of each modality and encoder, and how many shards were new."""
 
     prepared: PreparedSet
     indexes: dict[str, Index]
@@ -64,7 +64,7 @@ def prepare(
             for text in one.shortened():
                 notify(text)
         write_set(plan.cache, plan.prepared)
-    return Outcome(plan.prepared, plan.indexes(), {one.name: one.made for one in work})
+    return Outcome(plan.prepared, plan.indexes(), {one.key: one.made for one in work})
 
 
 def _decode_and_publish(
@@ -97,7 +97,7 @@ def _decode_and_publish(
             else:
                 found = _each_alone(pool, job(tag))
             for one in wanted[tag]:
-                one.take(number, row, chunks[number][row], found[one.name])
+                one.take(number, row, chunks[number][row], found[one.key])
             left[number] -= 1
             if not left[number]:
                 for one in work:
@@ -119,7 +119,7 @@ def _each_alone(pool: Pool, job: Mapping[str, Any]) -> dict[str, Reading]:
 def version_changes(plan: Plan) -> Iterator[str]:
     """Packages whose version differs from the one that made the features of a finished plan."""
     for one in plan.modalities:
-        index = plan.indexes()[one.modality]
+        index = plan.indexes()[one.key]
         before, now = index.made_with.get("versions", {}), made_with(one.encoder)["versions"]
         for package in sorted(before.keys() & now.keys()):
             if before[package] != now[package]:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import platform
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from mmbal_cli.data.manifest import EXAMPLES, Sample, file_of
+from mmbal_cli.data.manifest import Sample, file_of, part_of
+from mmbal_cli.data.problems import EXAMPLES
 from mmbal_cli.encode.base import Encoder
 from mmbal_cli.encode.plan import ModalityPlan, Plan
 from mmbal_cli.encode.worker import Reading, read_job
@@ -70,6 +71,7 @@ class ModalityWork:
     bad: Counter[str] = field(default_factory=Counter)  # by split
     refused: dict[str, str] = field(default_factory=dict)  # text files that cannot be read, by sample
     short: dict[int, dict[str, str]] = field(default_factory=dict)  # chunk -> sample -> "13 of 75 frames"
+    steps: dict[int, dict[int, Sequence[Sequence[float]]]] = field(default_factory=dict)  # seconds of each stored step
     made: int = 0
     form: tuple[tuple[int, ...], int] | None = None  # shape of a sample, rank of the mask
 
@@ -102,6 +104,10 @@ class ModalityWork:
         return self.one.modality
 
     @property
+    def key(self) -> str:
+        return self.one.key
+
+    @property
     def folder(self) -> Path:
         return self.one.folder
 
@@ -114,13 +120,13 @@ class ModalityWork:
         value: Any = sample.values[self.name]
         path = file_of(self.encoder.kind, value)
         if path is not None:
-            value = str(self.plan.manifest.root / path)
+            value = f"{self.plan.manifest.root / path}{part_of(self.encoder.kind, value)}"
             if self.encoder.kind == "text":
                 try:
                     value = read_text_file(Path(value))
                 except MediaError as error:
                     value, self.refused[sample.id] = "", error.found
-        return read_job(self.name, value, self.encoder)
+        return read_job(self.key, value, self.encoder)
 
     def take(self, number: int, row: int, sample: Sample, reading: Reading) -> None:
         """Keep what the child gave for one sample, or why it gave nothing."""
@@ -129,6 +135,8 @@ class ModalityWork:
             self.fault(number, row, sample, refused or (reading.error or {}).get("reason", "no result"))
         else:
             self.rows.setdefault(number, {})[row] = reading.array
+            if steps := self.encoder.steps(reading.facts):
+                self.steps.setdefault(number, {})[row] = steps
             if short := reading.facts.get("short"):  # decoders end quietly where a file was cut off
                 self.short.setdefault(number, {})[sample.id] = str(short)
 
@@ -196,6 +204,8 @@ class ModalityWork:
             "splits": [sample.split for sample in chunk],
             "groups": [sample.group for sample in chunk],
         }
+        if steps := self.steps.pop(number, {}):
+            arrays["times"] = _times(steps, mask, shape)
         facts = {"chunk": number, "modality": self.name, "fingerprint": self.one.fingerprint}
         short = dict(sorted(self.short.get(number, {}).items())[:REASON])
         image = shard_image(arrays, facts | ({"short": short} if short else {}))
@@ -272,6 +282,17 @@ class ModalityWork:
             made_with=made_with(self.encoder) | {"device": _device(self.encoder)},
         )
         write_index(self.folder, index)
+
+
+def _times(steps: Mapping[int, Sequence[Sequence[float]]], mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Start and end in seconds of each stored step, float32 [n,2] or [n,T,2]; NaN where nothing is."""
+    times = np.full((len(mask), *shape[:-1], 2), np.nan, np.float32)
+    for row, found in steps.items():
+        if mask[row].any():
+            times[row, ...] = found[0] if times.ndim == 2 else np.nan
+            if times.ndim == 3:
+                times[row, : len(found)] = np.asarray(found, np.float32)[: times.shape[1]]
+    return times
 
 
 def _unusable(value: np.ndarray, stored: np.ndarray, present: np.ndarray) -> str:

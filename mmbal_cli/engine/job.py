@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -30,19 +30,35 @@ CHECKPOINT_EVERY_S = 10.0
 Event = dict[str, Any]
 
 
-@lru_cache(maxsize=2)
-def _features(cache: Path, dataset: str) -> FeatureSet:
-    return load_features(cache, dataset)[1]
+class DataKey(NamedTuple):
+    """What of a spec decides the samples and features of a run."""
+
+    dataset: str
+    fingerprint: str
+    split: str
+    subset: str
+    split_hash: str
 
 
 @lru_cache(maxsize=2)
-def _feed(cache: Path, dataset: str, fingerprint: str, device: str, dtype: str, standardise: bool) -> Feed:
-    features = _features(cache, dataset)
-    if features.fingerprint != fingerprint:
+def _features(cache: Path, dataset: str, split: str, subset: str) -> FeatureSet:
+    return load_features(cache, dataset, split, subset)[1]
+
+
+@lru_cache(maxsize=2)
+def _feed(cache: Path, data: DataKey, device: str, dtype: str, standardise: bool) -> Feed:
+    features = _features(cache, data.dataset, data.split, data.subset)
+    if features.fingerprint != data.fingerprint:
         raise CacheError(
-            f"'{dataset}' was prepared again while training was planned (fingerprint {features.fingerprint[:8]}, "
-            f"expected {fingerprint[:8]}).",
+            f"'{data.dataset}' was prepared again while training was planned (fingerprint {features.fingerprint[:8]}, "
+            f"expected {data.fingerprint[:8]}).",
             repair="mmbal train ... (again, on the new features)",
+        )
+    if data.split and features.split_hash != data.split_hash:
+        raise CacheError(
+            f"The split '{data.split}' of '{data.dataset}' is another one now (hash {features.split_hash[:8]}, "
+            f"expected {data.split_hash[:8]}).",
+            repair="mmbal train ... (again, on the split that is stored now)",
         )
     if standardise:
         features = features.standardised(features.stats())
@@ -53,7 +69,8 @@ def run_job(
     spec: RunSpec, seeds: tuple[int, ...], folder: RunFolder, cache: Path, device: str, stop: Callable[[], bool]
 ) -> Iterator[Event]:
     """Train `seeds` and write their folders; yields one event an epoch and one at the end."""
-    feed = _feed(cache, spec.dataset, spec.fingerprint, device, spec.train.dtype, spec.train.standardise)
+    data = DataKey(spec.dataset, spec.fingerprint, spec.split, spec.subset, spec.split_hash)
+    feed = _feed(cache, data, device, spec.train.dtype, spec.train.standardise)
     method = method_class(spec.method)(feed.shape, spec.train, seeds, spec.fusion, spec.knobs).to(device)
     fit = Fit(method, feed)
     epochs = sum(phase.epochs for phase in method.phases())
@@ -143,7 +160,11 @@ def _prediction_file(tensors: dict[str, Tensor], i: int, seed: int, split: str, 
     table = {k: v.to(torch.uint8) if v.dtype is torch.bool else v for k, v in table.items()}
     table = {k: v.float().contiguous() if v.is_floating_point() else v.contiguous() for k, v in table.items()}
     ids = [feed.features.ids[row] for row in feed.features.rows[split].tolist()]
-    meta = {"ids": json.dumps(ids), "seed": str(seed), "split": split, "fingerprint": feed.features.fingerprint}
+    features = feed.features
+    meta = {"ids": json.dumps(ids), "seed": str(seed), "split": split, "fingerprint": features.fingerprint}
+    meta |= {"split_hash": features.split_hash, "subset_hash": features.subset_hash}
+    if (some := features.somewhere()) is not None:
+        table["present"] = some[features.rows[split]].to(torch.uint8)
     return save_tensors(table, meta)
 
 

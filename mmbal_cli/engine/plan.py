@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from mmbal_cli import __version__
+from mmbal_cli.data.named import Overlay
 from mmbal_cli.engine.runs import SCHEMA, RunFolder, RunSpec
 from mmbal_cli.errors import UsageError, nearest
 from mmbal_cli.methods import METHODS, known, method_class
@@ -29,11 +31,17 @@ PACKAGES = ("torch", "torchaudio", "numpy", "h5py", "safetensors", "scikit-learn
 
 @dataclass(frozen=True)
 class Data:
-    """What planning needs of a prepared set: the pointer, feature shapes and encoder names."""
+    """What planning needs of a prepared set: the pointer, feature shapes and encoder names.
+
+    With an overlay, `prepared` has the counts and the split hash of what it leaves; `listed` are the samples of each
+    part of the whole split, before a subset and before samples were lacking.
+    """
 
     prepared: PreparedSet
     shapes: dict[str, tuple[int, ...]]
     encoders: dict[str, str]
+    overlay: Overlay = field(default_factory=Overlay)
+    listed: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def shape(self) -> Shape:
@@ -119,6 +127,8 @@ def plan_run(data: Data, name: str, implied: dict[str, Any], fusion: str | None,
         fingerprint=prepared.fingerprint,
         split_hash=prepared.split_hash,
         method_source=sha256_hex(Path(name.rpartition(":")[0]).read_bytes()) if ".py:" in name else "",
+        split=data.overlay.split.name if data.overlay.split else "",
+        subset=data.overlay.subset.key if data.overlay.subset else "",
     )
     warnings = [
         f"method.{key}={values[key]:g} of {card.name}: {k.help}."
@@ -160,12 +170,29 @@ def _facts(spec: RunSpec, data: Data, cls: type[Method]) -> dict[str, Any]:
             "modalities": {m: data.encoders[m] for m in data.shapes},
             "shapes": {m: list(shape) for m, shape in data.shapes.items()},
             "counts": dict(prepared.counts),
+            **_named(data),
         },
         "protocol": {
             "selection": f"validation {metric}, each seed apart",
             "test": "predicted once, at the selected epoch",
         },
     }
+
+
+def _named(data: Data) -> dict[str, Any]:
+    """What reports say of a named split, of a subset, and of samples that the listed split has and these data lack."""
+    split, subset = data.overlay.split, data.overlay.subset
+    facts: dict[str, Any] = {}
+    if split is not None:
+        facts["split"] = {"name": split.name, "by": split.by, "seed": split.seed, "hash": split.hash}
+    if subset is not None:
+        facts["subset"] = {"name": subset.name, "ids": len(subset.ids), "hash": subset.hash}
+    elif data.prepared.source.get("subset"):  # prepared with a subset: everything that was listed is in it
+        facts["subset"] = dict(data.prepared.source["subset"])
+    counts = data.prepared.counts
+    if any(counts.get(part, 0) != number for part, number in data.listed.items()):
+        facts["listed"] = dict(data.listed)
+    return facts
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -31,13 +31,26 @@ def read_spec(folder: Path) -> RunSpec:
 def predict_run(
     folder: Path, cache: Path, dataset: str | None = None, split: str = "test", device: str = "auto"
 ) -> Predictions:
-    """For each finished seed: `probs`, `logits`, `logits/m`, `present/m`, `labels`, `ids` on `split`."""
+    """For each finished seed: `probs`, `logits`, `logits/m`, `present/m`, `labels`, `ids` on `split`.
+
+    On the data set of the run its own named split and subset hold, on another one those that were prepared.
+    `present` [N], whether a sample has any modality, is there when some have none.
+    """
     spec = read_spec(folder)
     seeds = tuple(sorted(s for s, status in RunFolder(folder).finished().items() if status == "done"))
     if not seeds:
         raise CacheError(f"{folder} has no finished seed.", repair="mmbal train ... --resume")
     target = resolve_device(device)
-    prepared, features = load_features(cache, dataset or spec.dataset)
+    own = dataset in (None, spec.dataset)
+    prepared, features = load_features(
+        cache, dataset or spec.dataset, spec.split if own else "", spec.subset if own else ""
+    )
+    if own and spec.split and features.split_hash != spec.split_hash:
+        raise CacheError(
+            f"The split '{spec.split}' of '{spec.dataset}' is another one now (hash {features.split_hash[:8]}, "
+            f"the run was trained on {spec.split_hash[:8]}).",
+            "Test samples of this one may have been trained on.",
+        )
     trained = json.loads((folder / "run.json").read_text())["data"]
     if list(features.classes) != trained["classes"]:
         raise UsageError(f"'{features.name}' has classes {list(features.classes)}, the run {trained['classes']}.")
@@ -53,7 +66,7 @@ def predict_run(
                 "Prepare the data set with the same encoders.",
                 f"mmbal prepare {features.name} --encoder {m}={encoder}",
             )
-    features.x = {m: features.x[m] for m in wanted}
+    features.x, features.mask = {m: features.x[m] for m in wanted}, {m: features.mask[m] for m in wanted}
     if spec.train.standardise:
         features = features.standardised(_stats(folder, seeds[0], wanted))
     feed = Feed(features, torch.device(target), getattr(torch, spec.train.dtype))
@@ -61,8 +74,11 @@ def predict_run(
         raise UsageError(f"'{features.name}' has no sample in split '{split}'.")
     fresh = predictions(restore(spec, folder, seeds, feed, target), feed, split)
     ids = np.array([features.ids[row] for row in features.rows[split].tolist()])
+    extra = {"ids": ids}
+    if (some := features.somewhere()) is not None:
+        extra["present"] = some[features.rows[split]].numpy()
     return {
-        seed: {k: (v if k == "labels" else v[i]).numpy() for k, v in fresh.items()} | {"ids": ids}
+        seed: {k: (v if k == "labels" else v[i]).numpy() for k, v in fresh.items()} | extra
         for i, seed in enumerate(seeds)
     }
 

@@ -6,6 +6,7 @@ file that looks like a playlist would otherwise make the decoder open other file
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ MAX_SECONDS = 600.0  # of sound decoded into memory
 MAX_PIXELS = 50_000_000  # of an image
 ENOUGH = 0.9  # of the stated length: a clip that gives less is damaged or not what its header says
 
+LFS_POINTER = b"version https://git-lfs"
 UNKNOWN = "unknown"  # codec of a stream that is there and has no decoder
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,asf,mpeg,mpegts,mpegvideo,h264,hevc,ivf,mxf,rm,"
@@ -35,6 +37,7 @@ class Header:
     width: int = 0
     height: int = 0
     frames: int = 0
+    fps: float = 0.0
     seconds: float = 0.0
     audio_codec: str = ""
     audio_seconds: float = 0.0
@@ -59,6 +62,20 @@ def check_file(path: Path) -> None:
         raise problem(path, "is empty")
 
 
+def what_it_is(path: Path) -> str:
+    """What a file that no decoder reads is instead, for the usual mistakes; "" when it may be damaged media."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError:
+        return ""
+    if head.startswith(LFS_POINTER):
+        return "a Git LFS pointer: the file itself was not downloaded"
+    if re.match(rb"\s*<(!doctype html|html|\?xml)", head, re.IGNORECASE):
+        return "a web page, perhaps of a download that failed"
+    return "a text" if head and not re.search(rb"[^\t\n\f\r -~\x80-\xff]", head) else ""
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[Any, Header]]:
     """The container of `path`, open, with its header; MediaError for everything that is wrong in it."""
@@ -75,7 +92,7 @@ def opened(path: Path) -> Iterator[tuple[Any, Header]]:
             _last[_identity(path)] = header
             yield container, header
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        text = getattr(error, "strerror", None) or str(error)
+        text = what_it_is(path) or getattr(error, "strerror", None) or str(error)
         raise problem(path, f"cannot be read as media ({text})") from None
 
 
@@ -104,7 +121,8 @@ def _header(container: Any) -> Header:
     facts: dict[str, Any] = {}
     if videos := picture_streams(container):
         stream, seconds = videos[0], _seconds(videos[0], container)
-        facts |= {"codec": _codec(stream), "frames": stream.frames, "seconds": seconds}
+        fps = float(stream.average_rate or stream.base_rate or 0)
+        facts |= {"codec": _codec(stream), "frames": max(0, stream.frames), "fps": fps, "seconds": seconds}
         if context := stream.codec_context:
             facts |= {"width": context.width, "height": context.height}
     if container.streams.audio:

@@ -44,6 +44,13 @@ def pictures(path: Path, wanted: np.ndarray, height: int, width: int) -> np.ndar
     return np.stack([kept[index] for index in wanted.tolist()])
 
 
+def upright_size(path: Path) -> tuple[int, int]:
+    """(height, width) of the first frame, turned upright; headers do not say that a picture lies on its side."""
+    for frame, _ in _frames(path):
+        return (frame.width, frame.height) if frame.rotation // 90 % 2 else (frame.height, frame.width)
+    raise problem(path, "the video is damaged: no frame decodes")
+
+
 def _upright(frame: Any, height: int, width: int) -> np.ndarray:
     turns = frame.rotation // 90 % 4  # PyAV reports the tag of the file and does not apply it
     if turns % 2:

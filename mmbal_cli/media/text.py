@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mmbal_cli.media.arrays import MAX_VALUES, read_value
 from mmbal_cli.media.probe import check_file, problem
 
+PAIR = "\x1f"  # between the two texts of a pair (a tweet and its target): the unit separator, never typed
 MAX_TEXT = 1 << 20  # bytes
-MAX_VALUES = 1 << 20
 
 
 def read_text_file(path: Path) -> str:
@@ -24,22 +25,18 @@ def read_text_file(path: Path) -> str:
 
 
 def read_vector(value: list[float] | str | Path) -> np.ndarray:
-    """float32 [F] from numbers or from a .npy file (also [T,F]); MediaError for anything else."""
-    if isinstance(value, list):
-        return _numbers(np.asarray(value, np.float64), Path("vector"))
-    path = Path(value)
-    check_file(path)
-    try:
-        # mapped: a header that claims more than the file holds fails instead of allocating
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise problem(path, f"cannot be read as .npy ({error})") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
-        raise problem(path, "is not an array of numbers")
-    return _numbers(array, path)
+    """float32 [F] from numbers, or [F] or [T,F] from an array in a file (see `arrays.parse`); MediaError if unusable.
 
-
-def _numbers(array: np.ndarray, path: Path) -> np.ndarray:
-    if array.ndim not in (1, 2) or not 0 < array.size <= MAX_VALUES:
-        raise problem(path, f"has the shape {list(array.shape)}, expected [F] or [T,F] of 1 to {MAX_VALUES} values")
-    return np.array(array, np.float32)
+    Steps of [T,F] that hold no data are NaN throughout; all other values are finite.
+    """
+    if not isinstance(value, list):
+        return read_value(str(value))
+    if not 0 < len(value) <= MAX_VALUES:
+        raise problem(Path("vector"), f"has {len(value)} numbers, expected 1 to {MAX_VALUES}")
+    with np.errstate(over="ignore"):
+        numbers = np.array(value, np.float64).astype(np.float32)
+    if wrong := np.flatnonzero(~np.isfinite(numbers)).tolist():
+        raise problem(
+            Path("vector"), f"{len(wrong)} of {len(value)} numbers are not finite (float32), e.g. number {wrong[0] + 1}"
+        )
+    return numbers

@@ -119,6 +119,7 @@ class Block:
     columns: tuple[Column, ...]
     apart: str = ""
     samples: int = 0
+    kept: int = 0  # of them, those with any modality
     absent: tuple[str, ...] = ()
     versus: tuple[Versus, ...] = ()
 
@@ -161,6 +162,7 @@ def block(
         tuple(columns),
         apart,
         len(scored.labels) if scored else 0,
+        scored.kept if scored else 0,
         tuple(absent(scored.labels, group[0].run.facts.data.classes)) if scored else (),
         tuple(_versus(rows, names[0])),
     )

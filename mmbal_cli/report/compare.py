@@ -1,6 +1,6 @@
 """Runs to blocks of comparable rows: who is best, who cannot be told apart, who must stand apart.
 
-Runs are comparable when data fingerprint, split, protocol and scored samples agree. Of each data set the
+Runs are comparable when data fingerprint, split, subset, protocol and scored samples agree. Of each data set the
 largest such group comes first; every other group is its own block, with what differs as its reason.
 """
 
@@ -54,7 +54,7 @@ def compare(
         groups = _groups([each for each in scored if each.run.facts.dataset == dataset])
         main = groups[0][0]
         for group in groups:
-            apart = "" if group is groups[0] else _difference(_identity(main), _identity(group[0]))
+            apart = "" if group is groups[0] else _difference(main, group[0])
             shown = group if labels is None else sorted(group, key=lambda each: place[each.run.folder])
             blocks.append(block(shown, names, split, sort_by or names[0], apart, labels))
     return Comparison(split, tuple(blocks), unreadable)
@@ -66,6 +66,7 @@ def _identity(scored: Scored) -> dict[str, Any]:
     return {
         "data fingerprint": facts.data.fingerprint,
         "split": facts.data.split_hash,
+        "subset": facts.data.subset.hash if facts.data.subset else "",
         "protocol": facts.protocol,
         "scored samples": next(iter(good.values())).samples() if good else None,
     }
@@ -88,13 +89,18 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return [key for key in one if one[key] != other[key] and None not in (one[key], other[key])]
 
 
-def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """What makes `other` not comparable with `one`, in words."""
+def _difference(main: Scored, stranger: Scored) -> str:
+    """What makes `stranger` not comparable with `main`, in words."""
+    one, other = _identity(main), _identity(stranger)
+    titles = {"split": "split_title", "subset": "subset_title"}
     reasons = []
     for key in _differing(one, other):
         if key == "protocol":
             keys = sorted(k for k in {*one[key], *other[key]} if one[key].get(k) != other[key].get(k))
             reasons += [f"protocol: {k} is {other[key].get(k)!r}, not {one[key].get(k)!r}" for k in keys]
+        elif key in titles:
+            found = [getattr(each.run.facts.data, titles[key]) for each in (stranger, main)]
+            reasons.append(f"{key} is {found[0]}, not {found[1]}")
         else:
             verb = "are" if key.endswith("s") else "is"
             reasons.append(f"{key} {verb} {other[key][:8]}, not {one[key][:8]}")

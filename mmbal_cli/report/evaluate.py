@@ -7,13 +7,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmbal_cli.report.metrics import METRICS, absent, metrics
-from mmbal_cli.report.runs import Predictions, Run
+from mmbal_cli.report.runs import DataFacts, Predictions, Run, coverage_note
 from mmbal_cli.report.statistics import Summary, summary
 from mmbal_cli.report.tables import Entry, Sheet, number
 
 SCHEMA = 1
 FUSED = "fused"
-LINE_HEAD = ("run", "label", "dataset", "split", "source", "part", "seed", "samples", "metric", "value")
+LINE_HEAD = (
+    *("run", "label", "dataset", "split", "source", "part", "seed", "samples", "metric", "value"),
+    *("split_name", "split_hash", "subset", "subset_hash", "listed", "kept"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,20 @@ class Evaluation:
     parts: tuple[Part, ...]
     failed: Mapping[int, str]
     absent: tuple[str, ...]
+    scored: int = 0
+    kept: int = 0  # of them, those with any modality
+
+    @property
+    def data(self) -> DataFacts | None:
+        """Split and subset of the run; None for another data set, which they say nothing about."""
+        return self.run.facts.data if self.dataset == self.run.facts.dataset else None
+
+    @property
+    def coverage(self) -> dict[str, int]:
+        """Samples of the split that are listed, scored, and have something to score."""
+        if self.data is None:
+            return {"listed": self.scored, "scored": self.scored, "kept": self.kept}
+        return self.data.coverage(self.split, self.scored, self.kept)
 
 
 def evaluate(
@@ -64,7 +81,9 @@ def evaluate(
     parts += [_part(m, predictions, classes) for m in order if m in heads]
     missing = next((absent(each.labels, classes) for each in predictions.values()), [])
     dataset = dataset or run.facts.dataset
-    return Evaluation(run, dataset, split, source, tuple(parts), failed, tuple(missing))
+    first = next(iter(predictions.values()), None)
+    seen = (len(first.ids), first.kept) if first else (0, 0)
+    return Evaluation(run, dataset, split, source, tuple(parts), failed, tuple(missing), *seen)
 
 
 def _part(modality: str | None, predictions: Mapping[int, Predictions], classes: Sequence[str]) -> Part:
@@ -95,8 +114,9 @@ def sheet(evaluation: Evaluation, precision: int = 2) -> Sheet:
             rows.append([Entry(""), Entry("mean", style="bold"), Entry(""), *summaries])
     run = evaluation.run
     last = len(METRICS) + 2
+    where = evaluation.data.where(evaluation.dataset) if evaluation.data else evaluation.dataset
     return Sheet(
-        f"{run.name} · {run.facts.title} on {evaluation.dataset} · {evaluation.split}, {evaluation.source} predictions",
+        f"{run.name} · {run.facts.title} on {where} · {evaluation.split}, {evaluation.source} predictions",
         ("part", "seed", "samples", *(metric.title for metric in METRICS.values())),
         rows,
         _notes(evaluation),
@@ -119,6 +139,10 @@ def _notes(evaluation: Evaluation) -> list[str]:
     notes += [f"Seed {seed} failed and is left out ({reason})." for seed, reason in evaluation.failed.items()]
     if not evaluation.parts[0].values:
         notes.append("No seed has finished yet.")
+    subset = evaluation.data.subset_title if evaluation.data else "none"
+    notes += filter(None, [coverage_note(evaluation.split, evaluation.coverage, subset)])
+    if evaluation.data and (evaluation.data.split or evaluation.data.subset):
+        notes.append(f"Split {evaluation.data.split_title}; subset {subset}.")
     if evaluation.absent:
         notes.append(f"No sample here of {', '.join(evaluation.absent)}: left out of macro-F1 and mAP.")
     return notes
@@ -136,6 +160,8 @@ def _run_document(evaluation: Evaluation) -> dict[str, Any]:
         "dataset": evaluation.dataset,
         "split": evaluation.split,
         "source": evaluation.source,
+        "split_facts": None if evaluation.data is None else _split_document(evaluation.data),
+        "coverage": evaluation.coverage,
         "failed": {str(seed): reason for seed, reason in evaluation.failed.items()},
         "absent_classes": list(evaluation.absent),
         "parts": [
@@ -149,6 +175,18 @@ def _run_document(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def _split_document(data: DataFacts) -> dict[str, Any]:
+    return {"hash": data.split_hash, **data.model_dump(mode="json", include={"split", "subset"})}
+
+
+def _provenance(each: Evaluation) -> list[Any]:
+    """Split, subset and samples, as the last columns of `LINE_HEAD`."""
+    data, coverage = each.data, each.coverage
+    subset = [data.subset.name, data.subset.hash] if data and data.subset else ["", ""]
+    split = [data.split.name if data.split else "", data.split_hash] if data else ["", ""]
+    return [*split, *subset, coverage["listed"], coverage["kept"]]
+
+
 def lines(evaluations: Sequence[Evaluation]) -> list[list[Any]]:
     """Long format, one line for each run, part, seed and metric, `LINE_HEAD` first; fractions."""
     table: list[list[Any]] = [list(LINE_HEAD)]
@@ -156,5 +194,6 @@ def lines(evaluations: Sequence[Evaluation]) -> list[list[Any]]:
         place = [each.run.name, each.run.facts.title, each.dataset, each.split, each.source]
         for part in each.parts:
             for seed, values in part.values.items():
-                table += [[*place, part.name, seed, part.samples[seed], key, v] for key, v in values.items()]
+                own = [*place, part.name, seed, part.samples[seed]]
+                table += [[*own, key, value, *_provenance(each)] for key, value in values.items()]
     return table

@@ -29,8 +29,28 @@ class _Facts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class SplitFacts(_Facts):
+    """The stored split of a run: its name, the column that it keeps whole, its hash."""
+
+    name: str
+    by: str = ""
+    seed: int = 0
+    hash: str
+
+
+class SubsetFacts(_Facts):
+    """The subset of a run: its name, how many ids it has, the digest of them."""
+
+    name: str
+    ids: int = 0
+    hash: str
+
+
 class DataFacts(_Facts):
-    """The data a run saw; equal `fingerprint` and `split_hash` mean the same samples and features."""
+    """The data a run saw; equal `fingerprint`, `split_hash` and subset mean the same samples and features.
+
+    `listed` are the samples of each part in the whole split, where that has more than `counts`.
+    """
 
     fingerprint: str
     split_hash: str
@@ -38,6 +58,42 @@ class DataFacts(_Facts):
     classes: tuple[str, ...]
     modalities: dict[str, str]
     counts: dict[str, int] = {}
+    split: SplitFacts | None = None
+    subset: SubsetFacts | None = None
+    listed: dict[str, int] = {}
+
+    @property
+    def split_title(self) -> str:
+        """Name, if it has one, and hash of the split."""
+        return f"{self.split.name} {self.split_hash[:8]}" if self.split else self.split_hash[:8]
+
+    @property
+    def subset_title(self) -> str:
+        """Name and hash of the subset; "none" for all samples."""
+        return f"{self.subset.name} {self.subset.hash[:8]}" if self.subset else "none"
+
+    def where(self, dataset: str) -> str:
+        """The data set with the names of the split and the subset, where there are any."""
+        named = [f"split {self.split.name}"] if self.split else []
+        return ", ".join([dataset, *named, *([f"subset {self.subset.name}"] if self.subset else [])])
+
+    def coverage(self, part: str, samples: int, kept: int) -> dict[str, int]:
+        """How many samples of a part are listed, scored, and have something to score: {listed, scored, kept}."""
+        return {"listed": max(self.listed.get(part, samples), samples), "scored": samples, "kept": kept}
+
+
+def coverage_note(part: str, numbers: Mapping[str, int], subset: str) -> str:
+    """One sentence where not every listed sample is there or has data; `subset` is its title or "none"."""
+    listed, scored, kept = (numbers[key] for key in ("listed", "scored", "kept"))
+    if not scored or kept == listed:
+        return ""
+    reasons = []
+    if scored < listed:
+        why = "are not in the prepared set" if subset == "none" else f"are not in the subset {subset} or not prepared"
+        reasons.append(f"{listed - scored:,} {why}")
+    if kept < scored:
+        reasons.append(f"{scored - kept:,} without any readable modality stay in every figure, answered without input")
+    return f"{part}: kept {kept:,} of {listed:,} samples ({'; '.join(reasons)})."
 
 
 class RunFacts(_Facts):
@@ -89,7 +145,8 @@ class SeedFacts(_Facts):
 class Predictions:
     """Predictions of one seed on one split, sorted by sample id.
 
-    ids [N] str, labels [N] int64, probs [N,C], logits {modality: [N,C]}, present {modality: [N] bool}.
+    ids [N] str, labels [N] int64, probs [N,C], logits {modality: [N,C]}, present {modality: [N] bool}; `something` [N]
+    says which samples have any modality at all, None when every one has.
     """
 
     ids: NDArray
@@ -97,6 +154,12 @@ class Predictions:
     probs: NDArray
     logits: Mapping[str, NDArray]
     present: Mapping[str, NDArray]
+    something: NDArray | None = None
+
+    @property
+    def kept(self) -> int:
+        """Samples with at least one modality."""
+        return len(self.ids) if self.something is None else int(self.something.sum())
 
     def samples(self) -> str:
         """Digest of ids and labels: equal means scored on the same samples."""
@@ -262,7 +325,10 @@ def as_predictions(arrays: Mapping[str, NDArray], ids: Sequence[str], classes: S
     for name, array in (("probs", arrays["probs"]), *heads.items()):
         if array.shape != shape:
             raise ValueError(f"{name} has shape {list(array.shape)}, expected {list(shape)}")
-    if any(array.shape != shape[:1] for array in (labels, *present.values())):
+    something = arrays["present"].astype(bool) if "present" in arrays else None
+    if any(
+        array.shape != shape[:1] for array in (labels, *present.values(), *([] if something is None else [something]))
+    ):
         raise ValueError(f"labels and masks must have {len(ids)} rows")
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
         raise ValueError(f"labels must lie in 0..{len(classes) - 1}")
@@ -275,4 +341,5 @@ def as_predictions(arrays: Mapping[str, NDArray], ids: Sequence[str], classes: S
         arrays["probs"][order],
         {m: array[order] for m, array in heads.items()},
         {m: array[order] for m, array in present.items()},
+        None if something is None else something[order],
     )

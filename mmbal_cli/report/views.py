@@ -10,6 +10,7 @@ from typing import Any
 from mmbal_cli.encode import SHIPPED
 from mmbal_cli.report.blocks import Block, Cell, Column, Row
 from mmbal_cli.report.compare import Comparison
+from mmbal_cli.report.runs import coverage_note
 from mmbal_cli.report.statistics import DRAWS
 from mmbal_cli.report.tables import Entry, Sheet, number
 
@@ -20,6 +21,7 @@ SCHEMA = 1
 LINE_HEAD = (
     *("dataset", "split", "block", "apart", "label", "run", "method", "kind", "reference"),
     *("metric", "mean", "sd", "n", "failed", "mark", "low", "high"),
+    *("split_name", "split_hash", "subset", "subset_hash", "listed", "scored", "kept"),
 )
 
 
@@ -49,8 +51,20 @@ def lines(comparison: Comparison) -> list[list[Any]]:
             effort = {key: row[key] for key in ("best_epoch", "seconds")}
             for key, cell in (row["metrics"] | effort).items():
                 numbers = [cell["mean"], cell["sd"], cell["n"], len(row["failed"])]
-                table.append([*place, key, *numbers, cell.get("mark", ""), *(cell.get("interval") or ["", ""])])
+                marks = [cell.get("mark", ""), *(cell.get("interval") or ["", ""])]
+                table.append([*place, key, *numbers, *marks, *_provenance(block)])
     return table
+
+
+def _coverage(block: Block) -> dict[str, int]:
+    return block.facts.data.coverage(block.split, block.samples, block.kept)
+
+
+def _provenance(block: Block) -> list[Any]:
+    """Split, subset and samples, as the last columns of `LINE_HEAD`."""
+    data = block.facts.data
+    subset = [data.subset.name, data.subset.hash] if data.subset else ["", ""]
+    return [data.split.name if data.split else "", data.split_hash, *subset, *_coverage(block).values()]
 
 
 def _block_document(block: Block) -> dict[str, Any]:
@@ -59,6 +73,7 @@ def _block_document(block: Block) -> dict[str, Any]:
         "dataset": facts.dataset,
         "apart": block.apart,
         "samples": block.samples,
+        "coverage": _coverage(block),
         "data": facts.data.model_dump(mode="json"),
         "protocol": facts.protocol,
         "absent_classes": list(block.absent),
@@ -102,7 +117,7 @@ def seed_range(seeds: Iterable[int]) -> str:
 
 
 def _sheet(block: Block, precision: int) -> Sheet:
-    title = f"{block.facts.dataset} · {block.split}"
+    title = f"{block.facts.data.where(block.facts.dataset)} · {block.split}"
     if block.samples:
         title += f", {block.samples} samples, {len(block.facts.data.classes)} classes"
     metrics = [i for i, column in enumerate(block.columns, start=2) if column.modality is None]
@@ -190,6 +205,7 @@ def _warnings(block: Block) -> Iterable[str]:
     running = [row.label for row in block.rows if row.run.running]
     if running:
         yield f"More seeds in progress or interrupted: {', '.join(running)}."
+    yield coverage_note(block.split, _coverage(block), block.facts.data.subset_title)
     if block.absent:
         yield f"No sample here of {', '.join(block.absent)}: left out of macro-F1 and mAP."
 
@@ -208,7 +224,8 @@ def _stages(block: Block) -> str:
 
 def _source(block: Block) -> str:
     data, protocol = block.facts.data, block.facts.protocol
-    parts = [f"Data {data.fingerprint[:8]}, split {data.split_hash[:8]}"]
+    subset = f", subset {data.subset_title} ({data.subset.ids:,} ids)" if data.subset else ""
+    parts = [f"Data {data.fingerprint[:8]}, split {data.split_title}{subset}"]
     if data.split_note:
         parts.append(data.split_note)
     if "selection" in protocol:

@@ -6,14 +6,15 @@ Both are pointers: they may be replaced (through `publish`), what they point to 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
-from mmbal_cli.errors import CacheError, nearest
-from mmbal_cli.store.atomic import plain_name, publish
+from mmbal_cli.errors import CacheError, UsageError, nearest
+from mmbal_cli.store.atomic import digest_of, plain_name, publish
 from mmbal_cli.store.index import Index, Record, load_index, seal, unseal
 from mmbal_cli.store.shard import TEXT, Arrays, read_shard
 
@@ -25,14 +26,16 @@ TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Features made by mmbal; `
 class PreparedSet(Record):
     """What `mmbal prepare` made of a data set.
 
-    `modalities` maps each modality to its folder beside `dataset.json`, `kinds` to its kind; `counts` are samples
-    of each split; `settings` training defaults of the recipe; `source` where the manifest came from.
+    `modalities` maps each modality to its folder beside `dataset.json`, `kinds` to its kind, `encoders` those with
+    several encoders to the folder of each (`modalities` has the first); `counts` are samples of each split,
+    `settings` training defaults of the recipe, `source` where the manifest came from.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     name: str
     fingerprint: str
     modalities: dict[str, str]
+    encoders: dict[str, dict[str, str]] = Field(default_factory=dict)
     kinds: dict[str, str]
     classes: tuple[str, ...]
     counts: dict[str, int]
@@ -41,13 +44,15 @@ class PreparedSet(Record):
     settings: dict[str, Any] = Field(default_factory=dict)
     source: dict[str, Any] = Field(default_factory=dict)
 
-    @field_validator("modalities")
-    @classmethod
-    def _stay_inside(cls, folders: dict[str, str]) -> dict[str, str]:
+    @model_validator(mode="after")
+    def _stay_inside(self) -> PreparedSet:
         try:
-            return {modality: plain_name(folder) for modality, folder in folders.items()}
+            for folders in (self.modalities, *self.encoders.values()):
+                for folder in folders.values():
+                    plain_name(folder)
         except CacheError as error:
             raise ValueError(str(error)) from error
+        return self
 
 
 class Latest(Record):
@@ -78,6 +83,25 @@ def read_set(cache: Path, name: str) -> PreparedSet:
             error.found, "Finished features are kept; only the pointer is written again.", repair
         ) from error
     return prepared.model_copy(update={"name": name})  # a folder may be renamed or copied
+
+
+def with_encoders(cache: Path, prepared: PreparedSet, chosen: Mapping[str, str]) -> PreparedSet:
+    """The same set with the features of these encoders, by modality; UsageError for one that it does not have.
+
+    Its fingerprint is that of a set prepared with these encoders alone.
+    """
+    modalities = dict(prepared.modalities)
+    for modality, label in chosen.items():
+        if modality not in modalities:
+            raise UsageError(f"'{prepared.name}' has no modality '{modality}'.", nearest(modality, modalities))
+        offered = prepared.encoders.get(modality, {})
+        if label not in offered:
+            expected = nearest(label, offered) if offered else "It was prepared with one encoder."
+            repair = f"mmbal prepare {prepared.name} --encoder {modality}=A,{modality}=B"
+            raise UsageError(f"'{prepared.name}' has no features '{label}' of {modality}.", expected, repair)
+        modalities[modality] = offered[label]
+    found = {m: load_index(cache / prepared.name / folder).fingerprint for m, folder in modalities.items()}
+    return prepared.model_copy(update={"modalities": modalities, "fingerprint": digest_of(found)})
 
 
 def list_sets(cache: Path) -> list[str]:

@@ -24,7 +24,7 @@ from mmbal_cli.store.atomic import canonical_json, sha256_hex
 Arrays = dict[str, np.ndarray | list[str]]
 
 TEXT = ("ids", "splits", "groups")
-KINDS = {"features": ("<f2", "<f4", "<f8"), "mask": ("|b1",), "labels": ("<i8",)}
+KINDS = {"features": ("<f2", "<f4", "<f8"), "mask": ("|b1",), "labels": ("<i8",), "times": ("<f4",)}
 FACTS = "facts"  # the attribute that holds `attrs` as JSON
 MAX_FACTS = 60_000  # bytes; HDF5 keeps attributes in a 64 KiB header
 MAX_SHARD = 4 << 30  # bytes
@@ -34,8 +34,9 @@ NAME = re.compile(r"(?P<number>[0-9]{5,9})-(?P<digest>[0-9a-f]{16})\.h5")
 def shard_image(arrays: Mapping[str, np.ndarray | Sequence[str]], attrs: Mapping[str, Any]) -> bytes:
     """The HDF5 file of `arrays` as bytes: contiguous, uncompressed, equal for equal input.
 
-    features [n,F] or [n,T,F] float16/32/64, mask [n] or [n,T] bool, labels [n] int64; ids, splits and groups are
-    n strings. `attrs` is stored as JSON. CacheError for anything that `read_shard` would refuse.
+    features [n,F] or [n,T,F] float16/32/64, mask [n] or [n,T] bool, labels [n] int64, times (start and end in
+    seconds, NaN where absent) [n,2] or [n,T,2] float32; ids, splits and groups are n strings. `attrs` is stored as
+    JSON. CacheError for anything that `read_shard` would refuse.
     """
     import h5py
 
@@ -119,13 +120,16 @@ def _pack_text(name: str, values: Any) -> np.ndarray:
 
 
 def _check_rows(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    ranks = {"features": (2, 3), "mask": (1, 2)}
+    ranks = {"features": (2, 3), "mask": (1, 2), "times": (2, 3)}
     wrong = [f"{name} {list(shape)}" for name, shape in shapes.items() if len(shape) not in ranks.get(name, (1,))]
     if wrong or len({shape[0] for shape in shapes.values()}) > 1:
         raise CacheError(f"its arrays do not fit together: {', '.join(wrong) or dict(shapes)}.")
     mask, features = shapes.get("mask"), shapes.get("features")
     if mask and features and mask != features[: len(mask)]:
         raise CacheError(f"its mask {list(mask)} does not fit its features {list(features)}.")
+    times = shapes.get("times")
+    if times and features and times != (*features[:-1], 2):
+        raise CacheError(f"its times {list(times)} do not fit its features {list(features)}.")
 
 
 def _unpack(image: bytes) -> tuple[Arrays, dict[str, Any]]:

@@ -9,15 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from mmbal_cli.cli.app import app
 from mmbal_cli.errors import CacheError, DeviceError, EncoderError, ManifestError, MediaError, RecipeError, UsageError
 from mmbal_cli.store.sets import latest_set, read_arrays, read_set
 from tests.kit.cli import ROOT, mmbal, start
+from tests.kit.cli import inside as run
 from tests.kit.faults import overwrite
 from tests.kit.killer import contents, snapshot
 from tests.kit.lab import CLIPS
@@ -28,15 +26,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_COLOR", "1")
     return tmp_path
-
-
-def run(*args: str, code: int = 0) -> Any:
-    """The command in this process; its result with stdout and stderr."""
-    result = CliRunner().invoke(app, list(args))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
 
 
 def sentences(folder: Path, rows: int = 24, name: str = "my.csv") -> Path:
@@ -213,6 +202,7 @@ def test_data_list_and_show(here: Path) -> None:
         "samples": 24,
         "classes": 2,
         "modalities": {"text": "text"},
+        "title": "",
     }
     assert rows["demo"]["state"] == "recipe"
     shown = json.loads(run("data", "show", "my", "-f", "json").stdout)
@@ -223,7 +213,7 @@ def test_data_list_and_show(here: Path) -> None:
     text = run("data", "show", "my").stdout
     assert "validation: 10% of train, stratified, seed 0" in text
     assert "24×2048" in text
-    assert "generator: demo" in run("data", "show", "demo").stdout
+    assert "generator demo" in run("data", "show", "demo").stdout
     assert json.loads(run("data", "show", "demo", "-f", "json").stdout)["prepared"] is False
     with pytest.raises(UsageError, match="no data set 'mz'"):
         run("data", "show", "mz")
@@ -244,7 +234,11 @@ def test_check_reports_everything_and_computes_nothing(lab: Path, here: Path) ->
     path = str(root / "manifest.csv")
     report = json.loads(run("data", "check", path, "--format", "json", code=1).stdout)
     rules = {finding["rule"] for finding in report["findings"]}
-    assert rules == {"empty-file", "lfs-pointer", "missing-file", "duplicate-source", "duplicate-id", "unknown-split"}
+    assert rules == {
+        *("empty-file", "lfs-pointer", "missing-file", "duplicate-source", "duplicate-id", "unknown-split"),
+        "undecodable",  # by its header alone
+    }
+    assert report["modalities"]["video"] == {"kind": "video", "named": 40, "found": 36, "missing": 2, "unusable": 2}
     assert report["ok"] is False
     text = run("data", "check", path, "--full", code=1).stdout
     assert "undecodable" in text

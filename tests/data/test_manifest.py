@@ -325,13 +325,15 @@ def test_warnings_are_kept_as_notes(tmp_path: Path) -> None:
     )
 
 
-def carved(tmp_path: Path, order: int, groups: bool) -> Manifest:
-    rows = [f"s{n},{'test' if n % 5 == 4 else 'train'},c{n % 3},{f'g{n // 6}' if groups else ''},t" for n in range(300)]
+def carved(tmp_path: Path, order: int, groups: str) -> Manifest:
+    """`groups`: apart (those of test are its own), shared (with train), or none."""
+    named = {"apart": lambda n: f"{n % 5 == 4}{n // 6}", "shared": lambda n: f"g{n // 6}"}.get(groups, lambda n: "")
+    rows = [f"s{n},{'test' if n % 5 == 4 else 'train'},c{n % 3},{named(n)},t" for n in range(300)]
     return read_manifest(table(tmp_path, header="id,split,label,group,text", rows=rows[::order]))
 
 
 def test_validation_is_stratified_and_independent_of_order(tmp_path: Path) -> None:
-    one, other = carved(tmp_path, 1, False), carved(tmp_path, -1, False)
+    one, other = carved(tmp_path, 1, "none"), carved(tmp_path, -1, "none")
     assert one.counts() == {"train": 216, "val": 24, "test": 60}
     assert one.split_note == "validation: 10% of train, stratified, seed 0"
     assert [sum(s.split == "val" and s.label == c for s in one.samples) for c in range(3)] == [8, 8, 8]
@@ -339,12 +341,19 @@ def test_validation_is_stratified_and_independent_of_order(tmp_path: Path) -> No
 
 
 def test_validation_takes_whole_groups(tmp_path: Path) -> None:
-    manifest = carved(tmp_path, 1, True)
+    manifest = carved(tmp_path, 1, "apart")
     assert "whole groups" in manifest.split_note
     val = {sample.group for sample in manifest.samples if sample.split == "val"}
     train = {sample.group for sample in manifest.samples if sample.split == "train"}
     assert val
     assert not val & train
+
+
+def test_validation_shares_its_groups_with_train_where_test_does(tmp_path: Path) -> None:
+    manifest = carved(tmp_path, 1, "shared")
+    assert "stratified (groups are shared with train, as those of test are)" in manifest.split_note
+    val = {sample.group for sample in manifest.samples if sample.split == "val"}
+    assert val <= {sample.group for sample in manifest.samples if sample.split == "train"}
 
 
 def test_validation_falls_back_when_one_group_is_all(tmp_path: Path) -> None:

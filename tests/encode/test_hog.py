@@ -124,6 +124,57 @@ def test_decoder_settings_follow_the_kind():
     assert get_encoder("hog-motion", "image", size=48).decode() == {"size": 48}
 
 
+def test_clips_of_fewer_frames_than_segments_are_masked():
+    encoder = get_encoder("hog-motion", "video", frames=6, segments=3, sampling="fps")
+    rows = [encoder.sample(clip(frames), {}) for frames in (6, 1, 2, 4)]
+    assert [row.shape for row in rows] == [(3, 760), (1, 760), (2, 760), (3, 760)]
+    features, mask = encoder.batch(rows)
+    assert features.shape == (4, 3, 760)
+    assert mask.sum(1).tolist() == [3, 1, 2, 3]
+    assert not features[~mask].any()
+    np.testing.assert_array_equal(features[2, :2], rows[2])
+
+
+def test_one_vector_of_any_number_of_frames():
+    encoder = get_encoder("hog-motion", "video", sampling="fps")
+    features, mask = encoder.batch([encoder.sample(clip(frames), {}) for frames in (1, 3, 8)])
+    assert (features.shape, mask.tolist()) == ((3, 760), [True] * 3)
+
+
+def test_steps_are_the_extents_of_the_segments():
+    times = [[k / 2, k / 2 + 0.1] for k in range(6)]
+    facts = {"times": times}
+    assert get_encoder("hog-motion", "video").steps(facts) == [[0.0, 2.6]]
+    assert get_encoder("hog-motion", "video", segments=3).steps(facts) == [[0, 0.6], [1, 1.6], [2, 2.6]]
+    assert get_encoder("hog-motion", "video", segments=8, sampling="fps").steps(facts) == times
+    assert get_encoder("hog-motion", "image").steps({}) is None
+
+
+def test_defaults_of_the_decode_settings_leave_no_trace():
+    """Caches made before these settings existed keep their fingerprints."""
+    plain = get_encoder("hog-motion", "video", sampling="uniform", fps=1.0, folder_fps=1, show="pictures")
+    assert plain.decode() == {"frames": 8, "size": 96}
+    assert plain.spec() == {
+        "name": "hog-motion",
+        "version": 1,
+        "kind": "video",
+        "params": {"frames": 8, "size": 96, "segments": 1},
+    }
+    assert get_encoder("hog-motion", "video").spec() == plain.spec()
+    image = get_encoder("hog-motion", "image")
+    assert image.decode() == {"size": 96}
+    assert image.spec()["params"] == {"frames": 8, "size": 96, "segments": 1}
+
+
+def test_decode_settings_reach_the_decoder_and_the_key():
+    given = {"sampling": "fps", "fps": 2.0, "folder_fps": 25.0, "show": "flow"}
+    encoder = get_encoder("hog-motion", "video", **given)
+    assert encoder.decode() == {"frames": 8, "size": 96, **given}
+    assert encoder.spec()["params"] == {"frames": 8, "size": 96, "segments": 1, **given}
+    again = get_encoder("hog-motion", "video", **encoder.params)
+    assert (again.spec(), again.decode()) == (encoder.spec(), encoder.decode())
+
+
 @pytest.mark.parametrize(
     ("kind", "params", "text"),
     [
@@ -132,6 +183,13 @@ def test_decoder_settings_follow_the_kind():
         ("image", {"segments": 2}, "segments is 2.*at most 1"),
         ("video", {"frames": 1000, "size": 480}, "1000 frames of 480 px"),
         ("video", {"frame": 4}, "Did you mean 'frames'"),
+        ("video", {"sampling": "middle"}, "video.sampling is 'middle'.*uniform or ends or segment-centre or fps"),
+        ("video", {"show": 3}, "video.show is 3.*pictures or flow or difference"),
+        ("video", {"fps": 2.0}, "video.fps is 2.0.*used with video.sampling=fps only"),
+        ("video", {"sampling": "fps", "fps": "fast"}, "video.fps is 'fast'.*a number"),
+        ("video", {"folder_fps": 0}, "video.folder_fps is 0"),
+        ("video", {"smapling": "fps"}, "Did you mean 'sampling'"),
+        ("image", {"sampling": "ends"}, "no parameter 'sampling'"),
     ],
 )
 def test_wrong_parameters_are_refused(kind, params, text):

@@ -141,6 +141,68 @@ def test_the_spec_holds_what_decides_the_numbers():
     }
 
 
+def test_windows_are_the_statistics_of_each():
+    windows = noise(2).reshape(4, 8000)
+    encoder = get_encoder("logmel-stats", "audio", window=0.5)
+    found = encoder.sample(windows, {})
+    np.testing.assert_array_equal(found, [encode(window) for window in windows])
+
+
+def test_clips_of_fewer_windows_are_masked():
+    encoder = get_encoder("logmel-stats", "audio", window=0.5, windows=5)
+    rows = [encoder.sample(noise(seconds).reshape(-1, 8000), {}) for seconds in (2.5, 0.5, 1.5)]
+    features, mask = encoder.batch(rows)
+    assert (features.shape, features.dtype) == ((3, 5, 640), np.float32)
+    assert mask.sum(1).tolist() == [5, 1, 3]
+    np.testing.assert_array_equal(features[2, :3], rows[2])
+    assert not features[~mask].any()
+
+
+@pytest.mark.parametrize(
+    ("params", "most"),
+    [
+        ({"window": 1.0}, 64),
+        ({"window": 1.0, "windows": 7}, 7),
+        ({"window": 1.0, "seconds": 5.0}, 5),
+        ({"window": 1.0, "hop": 0.5, "seconds": 3.0}, 5),
+        ({"window": 1.0, "seconds": 3.0, "windows": 64}, 3),
+    ],
+)
+def test_the_width_in_time_does_not_depend_on_the_batch(params, most):
+    encoder = get_encoder("logmel-stats", "audio", **params)
+    assert encoder.batch([encoder.sample(noise(1)[None], {})])[0].shape == (1, most, 640)
+
+
+def test_steps_are_those_of_what_is_stored():
+    whole, windows = {"times": [[0.5, 2.5]]}, {"times": [[0.0, 1.0], [0.5, 1.5]]}
+    assert get_encoder("logmel-stats", "audio").steps(whole) == [[0.5, 2.5]]
+    assert get_encoder("logmel-stats", "audio", segments=4).steps(whole) == [[0.5, 1], [1, 1.5], [1.5, 2], [2, 2.5]]
+    assert get_encoder("logmel-stats", "audio", window=1.0, hop=0.5).steps(windows) == windows["times"]
+    assert get_encoder("logmel-stats", "audio").steps({}) is None
+
+
+def test_defaults_of_the_decode_settings_leave_no_trace():
+    """Caches made before these settings existed keep their fingerprints."""
+    plain = get_encoder("logmel-stats", "audio", window=0.0, hop=0.0, windows=0)
+    assert plain.params == {"rate": 16000, "seconds": 0.0, "segments": 1}
+    assert plain.decode() == {"rate": 16000, "seconds": 0.0}
+    assert plain.spec() == {
+        "name": "logmel-stats",
+        "version": 1,
+        "kind": "audio",
+        "params": {"rate": 16000, "seconds": 0.0, "segments": 1},
+    }
+    assert get_encoder("logmel-stats", "audio").spec() == plain.spec()
+
+
+def test_decode_settings_reach_the_decoder_and_the_key():
+    encoder = get_encoder("logmel-stats", "audio", window=2, hop=0.5, windows=3)
+    assert encoder.decode() == {"rate": 16000, "seconds": 0.0, "hop": 0.5, "window": 2.0, "windows": 3}
+    assert encoder.spec()["params"]["window"] == 2.0
+    again = get_encoder("logmel-stats", "audio", **encoder.params)
+    assert (again.spec(), again.decode()) == (encoder.spec(), encoder.decode())
+
+
 @pytest.mark.parametrize(
     ("params", "text"),
     [
@@ -149,6 +211,13 @@ def test_the_spec_holds_what_decides_the_numbers():
         ({"rate": "16k"}, "rate is '16k'.*whole number"),
         ({"rate": True}, "rate is True"),
         ({"seconds": float("nan")}, "seconds is nan"),
+        ({"window": -1}, "audio.window is -1.*0.0 to 600"),
+        ({"windows": 1.5, "window": 1.0}, "audio.windows is 1.5.*whole number from 0 to 64"),
+        ({"hop": 0.5}, "audio.hop is 0.5.*used with audio.window only"),
+        ({"windows": 4}, "audio.windows is 4.*used with audio.window only"),
+        ({"window": 1.0, "segments": 2}, "has both segments and a window"),
+        ({"windw": 1.0}, "no parameter 'windw'.*Did you mean 'window'"),
+        ({"show": "flow"}, "no parameter 'show'"),
     ],
 )
 def test_wrong_parameters_are_refused(params, text):

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from mmbal_cli.encode import get_encoder
+from mmbal_cli.media.text import PAIR
+
+PLAIN, PAIRED = 120102843, 461651259  # checksums of "the food" and of it as a pair with "was grim"
 
 
 def encode(text, **params):
@@ -87,6 +90,25 @@ def test_segments_are_runs_of_words():
     found = encode("one two three four five", segments=2)
     np.testing.assert_array_equal(found, [encode("one two"), encode("three four five")])
     assert encode("one", segments=4).shape == (4, 2048)
+
+
+def test_a_pair_tells_its_texts_apart_and_leaves_plain_texts_alone():
+    pair = encode(f"the food{PAIR}was grim")
+    assert pair.shape == (2048,)
+    assert np.linalg.norm(pair) == pytest.approx(1, abs=1e-5)
+    assert abs(pair @ encode(f"was grim{PAIR}the food")) < 0.15  # the roles, not the words
+    assert pair @ encode("the food") > 0.4
+    assert abs(pair @ encode("was grim")) < 0.15
+    assert pair @ encode(f"the drinks{PAIR}was grim") > 0.3  # of the second text, words count as among themselves
+    np.testing.assert_array_equal(encode(f"the food{PAIR}"), encode("the food"))
+    assert encode(f"{PAIR}the food") @ encode("the food") < 0.15
+    assert zlib.crc32(encode("the food").tobytes()) == PLAIN
+    assert zlib.crc32(pair.tobytes()) == PAIRED
+
+
+def test_the_second_text_of_a_pair_is_whole_in_each_segment():
+    found = encode(f"one two three four{PAIR}target", segments=2)
+    np.testing.assert_array_equal(found, [encode(f"one two{PAIR}target"), encode(f"three four{PAIR}target")])
 
 
 def test_raw_vector_is_the_identity():

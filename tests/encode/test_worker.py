@@ -91,6 +91,33 @@ def test_two_modalities_of_one_kind_decode_the_file_once(clip, monkeypatch):
     np.testing.assert_array_equal(found["a"].array, found["b"].array)
 
 
+def test_parts_folders_and_settings_go_through_a_child(tmp_path, clip):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(4):
+        pixels = np.random.default_rng(index).integers(0, 255, (40, 40, 3)).astype(np.uint8)
+        media.write_png(folder / f"{index}.png", pixels)
+    few = get_encoder("hog-motion", "video", sampling="fps", fps=4.0, show="difference")
+    windows = get_encoder("logmel-stats", "audio", window=0.25, hop=0.125)
+    job = {
+        "reads": [
+            read_job("face", f"{clip}#t=0.5,1.5&xywh=percent:0,0,50,50", few),
+            read_job("voice", f"{clip}#t=0.5,1.5", windows),
+            read_job("flow", str(folder), get_encoder("hog-motion", "video", folder_fps=2.0, show="flow")),
+        ]
+    }
+    (through,) = ask([job])
+    assert {name: reading.error for name, reading in through.items()} == dict.fromkeys(("face", "voice", "flow"))
+    assert [start for start, _ in through["face"].facts["times"]] == [0.5, 0.75, 1.0, 1.25]
+    assert through["voice"].facts["times"][:2] == [[0.5, 0.75], [0.625, 0.875]]
+    assert through["voice"].array.shape == (7, 640)
+    assert windows.steps(through["voice"].facts) == through["voice"].facts["times"]
+    assert through["flow"].facts["seconds"] == 2.0
+    here = readings(job, *handle(job))
+    for name, reading in through.items():
+        np.testing.assert_array_equal(reading.array, here[name].array)
+
+
 def test_a_failure_of_the_whole_job_is_one_of_each_modality(clip):
     error = {"type": "MediaError", "reason": "killed"}
     found = readings(both(clip), {"error": error}, [])
@@ -110,7 +137,9 @@ def test_an_encoder_that_cannot_be_made_is_an_answer():
 def test_features_that_are_not_finite_are_an_answer():
     job = {"reads": [read_job("v", [1.0, float("inf")], VECTOR)]}
     error = readings(job, *handle(job))["v"].error
-    assert error == {"type": "MediaError", "reason": "raw-vector gave values that are not finite"}
+    assert error is not None
+    assert error["type"] == "MediaError"
+    assert "not finite" in error["reason"]
 
 
 def test_the_child_imports_neither_torch_nor_transformers_nor_hdf5(clip):

@@ -7,6 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from mmbal_cli.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 Result = subprocess.CompletedProcess[str]
@@ -24,6 +29,15 @@ def start(*args: str, cwd: Path, env: dict[str, str] | None = None) -> subproces
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def inside(*args: str, code: int = 0) -> Any:
+    """`mmbal ARGS` in this process: its result with stdout and stderr; an error of mmbal is raised as itself."""
+    result = CliRunner().invoke(app, list(args))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
 
 
 def mmbal(*args: str, cwd: Path, code: int | None = 0, env: dict[str, str] | None = None) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 import numpy as np
@@ -39,7 +40,8 @@ def test_uniform_frames_are_the_centres_of_equal_parts_in_every_container(tmp_pa
     assert facts["frame_count"] == 16
     late = 1 if suffix == "avi" else 0  # this muxer leaves a gap after the first frame of a codec with B-frames
     np.testing.assert_allclose(levels(pictures), [level(i - late) for i in (2, 6, 10, 14)], atol=4)
-    np.testing.assert_allclose(facts["times"], np.array([2, 6, 10, 14]) / fps, atol=0.002)
+    shown = np.array([[2, 3], [6, 7], [10, 11], [14, 15]]) / fps
+    np.testing.assert_allclose(facts["times"], shown, atol=0.002)
 
 
 def test_facts_of_a_plain_clip(tmp_path):
@@ -49,7 +51,7 @@ def test_facts_of_a_plain_clip(tmp_path):
         "stated_frames": 18,
         "fps": 12.0,
         "seconds": 1.5,
-        "times": [0.25, 0.75, 1.25],
+        "times": [[0.25, 0.3333], [0.75, 0.8333], [1.25, 1.3333]],
     }
 
 
@@ -62,7 +64,8 @@ def test_size_is_height_then_width_and_one_number_is_a_square(tmp_path):
 def test_ends_takes_the_first_and_the_last_frame(tmp_path):
     pictures, facts = decode_video(write_clip(tmp_path / "c.mp4", 13), frames=4, size=24, sampling="ends")
     np.testing.assert_allclose(levels(pictures), [level(i) for i in (0, 4, 8, 12)], atol=4)
-    assert facts["times"][0] == 0
+    assert facts["times"][0][0] == 0
+    assert facts["times"][-1][1] == facts["seconds"]
 
 
 def test_a_clip_shorter_than_the_frames_repeats_them(tmp_path):
@@ -79,11 +82,12 @@ def test_times_decide_where_the_frame_rate_changes(tmp_path):
     end = facts["seconds"]
     wanted = [max(i for i, start in enumerate(times) if start <= (k + 0.5) * end / 5 + 1e-3) for k in range(5)]
     np.testing.assert_allclose(levels(pictures), [level(i) for i in wanted], atol=5)
-    assert facts["times"] == pytest.approx([times[i] for i in wanted], abs=0.002)
+    ends = [*times[1:], end]
+    np.testing.assert_allclose(facts["times"], [(times[i], ends[i]) for i in wanted], atol=0.002)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 75, 1001])
-@pytest.mark.parametrize("sampling", ["uniform", "ends"])
+@pytest.mark.parametrize("sampling", ["uniform", "ends", "segment-centre"])
 def test_indices_are_sorted_and_inside_for_any_length(count, sampling):
     start = np.arange(count) / 29.97 + 0.08
     shown = np.stack([start, start + 1 / 29.97], 1).astype(np.float32).astype(np.float64)
@@ -96,6 +100,57 @@ def test_indices_are_sorted_and_inside_for_any_length(count, sampling):
             exact = ((np.arange(frames) + 0.5) * count / frames).astype(int)
             assert np.abs(found - exact).max() <= 1
             assert (found == exact).mean() > 0.9
+
+
+# ---- sampling
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 80, 1001])
+@pytest.mark.parametrize("frames", [1, 3, 8])
+def test_segment_centre_is_the_middle_frame_of_each_segment_whatever_the_times(count, frames):
+    start = np.cumsum(np.random.default_rng(0).uniform(0.01, 0.5, count + 1))
+    shown = np.stack([start[:-1], start[1:]], 1)
+    edges = [count * k / frames for k in range(frames + 1)]
+    wanted = [int((low + high) / 2 + 1e-9) for low, high in itertools.pairwise(edges)]
+    assert frame_indices(shown, frames, "segment-centre").tolist() == wanted
+
+
+def test_segment_centre_of_a_clip(tmp_path):
+    times = [i * 0.04 for i in range(10)] + [0.4 + 0.2 * i for i in range(5)]
+    clip = write_clip(tmp_path / "vfr.mkv", 15, times=times, sound="")
+    pictures, _ = decode_video(clip, 3, 24, "segment-centre")
+    np.testing.assert_allclose(levels(pictures), [level(i) for i in (2, 7, 12)], atol=5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fps", "frames", "wanted"),
+    [
+        (2.0, 1.0, 8, [0, 12]),
+        (2.1, 1.0, 8, [0, 12, 24]),
+        (2.0, 1.0, 1, [0]),
+        (2.0, 2.0, 8, [0, 6, 12, 18]),
+        (2.0, 0.5, 8, [0]),
+        (0.5, 1.0, 8, [0]),
+        (1.0, 24.0, 5, [0, 0, 1, 1, 2]),
+        (3.0, 0.7, 8, [0, 17, 34]),
+    ],
+)
+def test_fps_takes_a_frame_every_so_often_and_fewer_of_short_clips(seconds, fps, frames, wanted):
+    start = np.arange(round(seconds * 12)) / 12 + 1.4
+    shown = np.stack([start, start + 1 / 12], 1).astype(np.float32).astype(np.float64)
+    assert frame_indices(shown, frames, "fps", fps).tolist() == wanted
+
+
+def test_fps_of_clips_short_long_and_of_varying_rate(tmp_path):
+    long = write_clip(tmp_path / "c.mp4", 30, fps=12)
+    pictures, facts = decode_video(long, 8, 24, "fps", fps=1.0)
+    np.testing.assert_allclose(levels(pictures), [level(i) for i in (0, 12, 24)], atol=4)
+    np.testing.assert_allclose(facts["times"], [[0, 1 / 12], [1, 13 / 12], [2, 25 / 12]], atol=1e-3)
+    assert len(decode_video(write_clip(tmp_path / "one.mp4", 1), 8, 24, "fps")[0]) == 1
+    times = [i * 0.04 for i in range(10)] + [0.4 + 0.4 * i for i in range(5)]
+    vfr = write_clip(tmp_path / "vfr.mkv", 15, times=times, sound="")
+    pictures, _ = decode_video(vfr, 4, 24, "fps", fps=2.0)
+    np.testing.assert_allclose(levels(pictures), [level(i) for i in (0, 10, 11, 12)], atol=5)
 
 
 def test_decoding_twice_gives_the_same_bytes(tmp_path):
@@ -149,7 +204,7 @@ def test_the_second_decoder_sees_the_same_frames_at_the_same_times(tmp_path):
     pictures, facts = decode_video(clip, frames=8, size=96)
     shown = second.frame_times(clip, probe(clip))
     wanted = frame_indices(shown, 8, "uniform")
-    assert [round(time, 4) for time in shown[wanted, 0]] == pytest.approx(facts["times"], abs=1e-3)
+    np.testing.assert_allclose(shown[wanted], facts["times"], atol=1e-3)
     again = second.pictures(clip, wanted, 96, 96)
     assert np.abs(again.astype(int) - pictures).mean() < 3
 
