@@ -9,8 +9,10 @@ import os
 import signal
 import sys
 import traceback
+import weakref
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -64,7 +66,12 @@ def _root(
 KEPT = "Finished work is kept; the same command goes on (train: with --resume)."
 
 
-def _stop(number: int, _: Any) -> NoReturn:
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Raise where the program is, but for callbacks of weak references: what is raised there is lost."""
+    if frame is not None and frame.f_code.co_filename == weakref.__file__:
+        signal.signal(signal.SIGALRM, lambda _, later: _stop(number, later))
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        return
     raise Interrupted(f"Stopped by {signal.Signals(number).name}.", KEPT)
 
 

@@ -43,6 +43,10 @@ SubsetFile = Annotated[Path | None, typer.Option("--subset", help="File of ids, 
 Dataset = Annotated[
     str | None, typer.Option("--dataset", "-d", help="Prepared data set; the one prepared last by default.")
 ]
+Features = Annotated[
+    list[str] | None,
+    typer.Option("--encoder", help="MODALITY=NAME: which features to take where several were prepared."),
+]
 NamedSplit = Annotated[
     str | None, typer.Option("--split", help="A stored split (`mmbal data audit` makes them) instead of the own one.")
 ]

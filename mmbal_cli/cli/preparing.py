@@ -14,6 +14,7 @@ from typing import Any
 from mmbal_cli.cli.console import note, stage
 from mmbal_cli.cli.listing import say, show_rows
 from mmbal_cli.cli.target import Request, choose_encoders, data_root, generate, read_samples, resolve
+from mmbal_cli.data.manifest import Manifest
 from mmbal_cli.data.named import read_ids
 from mmbal_cli.encode.plan import Plan
 from mmbal_cli.encode.plan import plan as make_plan
@@ -79,16 +80,18 @@ def _plan(request: Request, recipe: DatasetRecipe, cache: Path, device: str) -> 
             dtype=request.dtype,
             allow_duplicates=request.allow_duplicates or recipe.duplicates == "keep",
             settings=recipe.train,
-            source={"request": request.record(), "root": str(manifest.root), **_subset(request)},
+            source={"request": request.record(), "root": str(manifest.root), **_subset(request, manifest)},
             on_hash=hashed,
         )
 
 
-def _subset(request: Request) -> dict[str, Any]:
+def _subset(request: Request, manifest: Manifest) -> dict[str, Any]:
+    """Name and hash of a subset, and how many test samples were listed before it."""
     if not request.subset:
         return {}
     subset = read_ids(Path(request.subset))
-    return {"subset": {"name": subset.name, "ids": len(subset.ids), "hash": subset.hash}}
+    facts = {"name": subset.name, "ids": len(subset.ids), "hash": subset.hash}
+    return {"subset": facts, "expected": manifest.listed}
 
 
 def _up_to_date(plan: Plan) -> None:

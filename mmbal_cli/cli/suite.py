@@ -20,6 +20,7 @@ from mmbal_cli.cli.options import (
     Dataset,
     Device,
     DryRun,
+    Features,
     Listing,
     Listings,
     NamedSplit,
@@ -121,6 +122,7 @@ def study(
     runs: Path,
     split: str | None = None,
     subset: str | None = None,
+    encoders: list[str] | None = None,
 ) -> Study:
     """Load, resolve and check a suite as a whole."""
     from mmbal_cli.engine.plan import parse_seeds
@@ -129,9 +131,9 @@ def study(
 
     suite, train = suite_recipe(name), parse_sets(sets or [], ("train",))["train"]
     wanted = parse_seeds(seeds)
-    rows = plan_suite(open_data(cache, dataset, split, subset), suite, train)
+    rows = plan_suite(open_data(cache, dataset, split, subset, encoders), suite, train)
     options = [("-d", dataset), ("--split", split), ("--subset", subset), ("-s", seeds if seeds != SEEDS else None)]
-    options += [("--set", each) for each in sets or []]
+    options += [("--set", each) for each in sets or []] + [("--encoder", each) for each in encoders or []]
     words = [name, *(word for option, value in options if value is not None for word in (option, value))]
     return Study(suite, rows, wanted, runs, shlex.join(words))
 
@@ -153,6 +155,7 @@ def run(
     dataset: Dataset = None,
     split: NamedSplit = None,
     subset: Subset = None,
+    encoder: Features = None,
     seeds: Seeds = SEEDS,
     set_: Sets = None,
     device: Device = "auto",
@@ -165,7 +168,7 @@ def run(
     from mmbal_cli.engine.device import resolve_device
 
     target = resolve_device(device)
-    whole = study(name, dataset, seeds, set_, cache, runs, split, subset)
+    whole = study(name, dataset, seeds, set_, cache, runs, split, subset, encoder)
     planned = [plan for row in whole.rows for plan in row.runs]
     _show_jobs(whole.jobs(), on_stdout=False)
     warn(planned)
@@ -184,6 +187,7 @@ def status(
     dataset: Dataset = None,
     split: NamedSplit = None,
     subset: Subset = None,
+    encoder: Features = None,
     seeds: Seeds = SEEDS,
     set_: Sets = None,
     cache: Cache = CACHE,
@@ -191,7 +195,7 @@ def status(
     format: Listings = Listing.table,
 ) -> None:
     """Show how far every run of a suite is. Exit code 1 while seeds are missing."""
-    whole = study(name, dataset, seeds, set_, cache, runs, split, subset)
+    whole = study(name, dataset, seeds, set_, cache, runs, split, subset, encoder)
     found = whole.jobs()
     complete = not any(job["missing"] for job in found)
     if format is Listing.json:
@@ -212,6 +216,7 @@ def table(
     metric: Metrics = METRICS,
     split: Parts = None,
     subset: Subset = None,
+    encoder: Features = None,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
     format: Formats = None,
@@ -221,7 +226,7 @@ def table(
 ) -> None:
     """Compare exactly the rows of a suite, in its order. Exit code 1 when a row is not there yet."""
     part, named = parts_of(split)
-    whole = study(name, dataset, seeds, set_, cache, runs, named, subset)
+    whole = study(name, dataset, seeds, set_, cache, runs, named, subset, encoder)
     found = _table(whole, metric_names(metric), part, [])
     report = _report(found)
     if with_literature:

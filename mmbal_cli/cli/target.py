@@ -241,6 +241,7 @@ def inspect_samples(
         if only is not None:  # what is missing beside the subset does not count
             raw.problems = [problem for problem in raw.problems if problem.rule not in ("class-lost", "missing-rate")]
     else:
+        place = place.resolve()
         raw, place = read_arrays_as_table(place), place if place.is_dir() else place.parent
     return inspect_raw(raw, place, classes, name, missing_ok=missing_ok, only=only)
 
@@ -257,6 +258,8 @@ def choose_encoders(
             )
     named: dict[str, list[str]] = {modality: [] for modality in kinds}
     for modality, name in (_pair(part, kinds) for item in request.encoders for part in item.split(",")):
+        if name in named[modality]:
+            raise UsageError(f"--encoder names '{name}' twice for {modality}.", "Each encoder once.")
         named[modality].append(name)
     sets = parse_sets([item for item in request.sets if item not in _for_source(request)], tuple(kinds))
     found = {}

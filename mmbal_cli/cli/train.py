@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from mmbal_cli.cli.options import (
     Dataset,
     Device,
     DryRun,
+    Features,
     NamedSplit,
     Runs,
     Seeds,
@@ -44,6 +45,7 @@ def train(
         list[str], typer.Option("--method", "-m", help="Method names, separated by commas; or path/to/file.py:Class.")
     ],
     dataset: Dataset = None,
+    encoder: Features = None,
     split: NamedSplit = None,
     subset: Subset = None,
     fusion: Annotated[str | None, typer.Option(help="Fusion; the method's own by default.")] = None,
@@ -71,7 +73,7 @@ def train(
 
     overrides = parse_sets(set_ or [], ("train", "method"))
     wanted = parse_seeds(seeds)
-    data = open_data(cache, dataset, split, subset)
+    data = open_data(cache, dataset, split, subset, encoder)
     target = resolve_device(device)
     names = expand_methods(method, tuple(data.shapes))
     planned = [plan_run(data, name, knobs, fusion, overrides["train"], overrides["method"]) for name, knobs in names]
@@ -91,34 +93,58 @@ def warn(planned: Sequence[Planned]) -> None:
         note(f"warning: {warning}")
 
 
-def open_data(cache: Path, dataset: str | None, split: str | None = None, subset: str | None = None) -> Data:
+def open_data(
+    cache: Path,
+    dataset: str | None,
+    split: str | None = None,
+    subset: str | None = None,
+    encoders: Sequence[str] | None = None,
+) -> Data:
     """The prepared set and the shapes in its indexes; without a name, the one prepared last.
 
     `split` names a stored split, `subset` a file of ids or a stored subset; a copy of the ids is kept in the cache.
+    `encoders` are `MODALITY=LABEL` for modalities that were prepared with several.
     """
     from mmbal_cli.data.features import laid_over
     from mmbal_cli.data.named import Overlay, find_subset, read_split, store_subset
     from mmbal_cli.engine.plan import Data
     from mmbal_cli.store.index import load_index
-    from mmbal_cli.store.sets import latest_set, read_set
+    from mmbal_cli.store.sets import latest_set, read_set, with_encoders
 
     if dataset is None:
         dataset = latest_set(cache)
         if dataset is None:
             raise CacheError(f"No data set is prepared in {cache}/.", "Prepare one first.", "mmbal prepare demo")
         note(f"data set: {dataset} (prepared last)")
-    prepared = read_set(cache, dataset)
-    shapes, encoders = {}, {}
+    first = read_set(cache, dataset)
+    prepared = with_encoders(cache, first, asked_for(encoders or ()))
+    shapes, names, chosen = {}, {}, {}
+    counts: Iterable[Mapping[str, int]] = ()
     for m, name in prepared.modalities.items():
         index = load_index(cache / prepared.name / name)
-        shapes[m], encoders[m] = tuple(index.shape), index.encoder
+        shapes[m], names[m] = tuple(index.shape), index.encoder
+        counts = index.spec.get("counts", {}).values()
+        if name != first.modalities[m]:
+            chosen[m] = next(label for label, place in first.encoders[m].items() if place == name)
     kept = find_subset(cache, prepared.name, subset) if subset else None
     overlay = Overlay(read_split(cache, prepared.name, split) if split else None, kept)
     listed = overlay.listed(prepared.source.get("expected") or prepared.counts)
     prepared = laid_over(cache, prepared, overlay)
     if kept:
         store_subset(cache, prepared.name, kept)
-    return Data(prepared, shapes, encoders, overlay, listed)
+    occurring = sum(any(part.get(name) for part in counts) for name in prepared.classes)
+    return Data(prepared, shapes, names, overlay, listed, chosen, occurring)
+
+
+def asked_for(encoders: Sequence[str]) -> dict[str, str]:
+    """`["audio=ast,video=clip-b32"]` -> label by modality; UsageError for anything else."""
+    found = {}
+    for part in (part.strip() for item in encoders for part in item.split(",")):
+        modality, equals, label = part.partition("=")
+        if not (modality and equals and label) or modality in found:
+            raise UsageError(f"--encoder {part}", "Expected MODALITY=NAME, each modality once.")
+        found[modality] = label
+    return found
 
 
 def show_plan(planned: Sequence[Planned], seeds: tuple[int, ...]) -> None:

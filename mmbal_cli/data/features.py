@@ -6,7 +6,7 @@ read whole (milliseconds per 10,000 rows); nothing is read row by row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from mmbal_cli.data.named import Overlay, load_overlay
 from mmbal_cli.data.splits import carve
 from mmbal_cli.errors import CacheError
 from mmbal_cli.store.index import load_index
-from mmbal_cli.store.sets import PreparedSet, read_arrays, read_set
+from mmbal_cli.store.sets import PreparedSet, read_arrays, read_set, with_encoders
 from mmbal_cli.store.shard import read_shard
 
 SPLITS = ("train", "val", "test")
@@ -118,12 +118,16 @@ def from_arrays(name: str, fingerprint: str, classes: tuple[str, ...], arrays: d
     return found.in_parts(arrays["splits"])
 
 
-def load_features(cache: Path, dataset: str, split: str = "", subset: str = "") -> tuple[PreparedSet, FeatureSet]:
+def load_features(
+    cache: Path, dataset: str, split: str = "", subset: str = "", encoders: Mapping[str, str] | None = None
+) -> tuple[PreparedSet, FeatureSet]:
     """A prepared data set as tensors, in a named split and of a stored subset where such are given.
+
+    `encoders` says which features of a modality to take that has several.
 
     CacheError when it is missing or damaged.
     """
-    prepared = read_set(cache, dataset)
+    prepared = with_encoders(cache, read_set(cache, dataset), encoders or {})
     arrays = read_arrays(cache, prepared)
     overlay = load_overlay(cache, dataset, split, subset)
     overlay.check(dataset, arrays["ids"], arrays["splits"])

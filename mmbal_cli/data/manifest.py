@@ -62,6 +62,7 @@ class Manifest:
     carved: bool = False
     notes: tuple[str, ...] = ()
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    listed: dict[str, int] = field(default_factory=dict)  # of a subset: test samples before it
 
     def counts(self) -> dict[str, int]:
         """Number of samples of each split, in the order train, val, test."""
@@ -222,14 +223,17 @@ class _Check:
         self, title: str, rows: Sequence[Row], classes: Sequence[str] | None, only: Collection[str] | None
     ) -> tuple[Manifest, list[Problem]]:
         """All checks over `rows`, or those whose id is in `only`."""
-        rows = rows if only is None else self.subset(rows, only)
+        listed = {}
+        if only is not None:
+            listed["test"] = sum(self.text(row, "split").lower() in ("test", "testing") for _, row in rows)
+            rows = self.subset(rows, only)
         names = self.classes(rows, classes)
         samples = [self.sample(line, row, names) for line, row in rows]
         samples, carved = self.whole(samples, names)
         kinds = {modality: kind for modality, kind, _ in self.modalities}
         notes = tuple(str(problem) for problem in self.problems)
         note, sizes = carved or AS_GIVEN, self.files.sizes
-        found = Manifest(title, kinds, names, tuple(samples), self.root, note, bool(carved), notes, sizes)
+        found = Manifest(title, kinds, names, tuple(samples), self.root, note, bool(carved), notes, sizes, listed)
         return found, self.problems
 
     def subset(self, rows: Sequence[Row], only: Collection[str]) -> list[Row]:

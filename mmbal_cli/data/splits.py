@@ -69,18 +69,26 @@ def _stratified(ids: Sequence[str], labels: Sequence[int], share: float, seed: i
 def _whole_groups(
     ids: Sequence[str], labels: Sequence[int], groups: Sequence[str], share: float, seed: int
 ) -> set[str]:
-    """Groups in hash order until the share is reached; none that would take a class out of train."""
+    """Groups in hash order until the share is reached; none that would take a class out of train.
+
+    First those that bring a class in that is not there yet: groups may hold one class only (UCF-101).
+    """
     members: dict[str, list[int]] = defaultdict(list)
     for position, group in enumerate(groups):
         members[group or f"\0{ids[position]}"].append(position)
-    left = Counter(labels)
+    left, classes = Counter(labels), set(labels)
+    seen: set[int] = set()
     chosen: set[str] = set()
-    for group in sorted(members, key=lambda name: _rank(seed, name)):
-        if len(chosen) >= share * len(ids):
-            break
-        taken = Counter(labels[position] for position in members[group])
-        fits = len(chosen) + taken.total() <= MOST * share * len(ids)
-        if fits and all(left[label] > count for label, count in taken.items()):
-            left -= taken
-            chosen.update(ids[position] for position in members[group])
+    order = sorted(members, key=lambda name: _rank(seed, name))
+    for wanted in (classes, set[int]()):
+        for group in order:
+            if len(chosen) >= share * len(ids) and wanted <= seen:
+                break
+            taken = Counter(labels[position] for position in members[group])
+            fits = len(chosen) + taken.total() <= MOST * share * len(ids) and ids[members[group][0]] not in chosen
+            useful = not wanted or taken.keys() - seen
+            if fits and useful and all(left[label] > count for label, count in taken.items()):
+                left -= taken
+                seen |= taken.keys()
+                chosen.update(ids[position] for position in members[group])
     return chosen

@@ -48,6 +48,7 @@ class Encoder:
     version: ClassVar[int] = 1
     params_allowed: ClassVar[Params] = {}
     decode_params: ClassVar[tuple[str, ...]] = ()
+    uniform: ClassVar[bool] = False  # whether rows of a modality must have one shape although `batch` is its own
 
     def __init__(self, kind: str, **params: Any) -> None:
         """Take `kind` (video, audio, image, text, vector), its decode settings and the encoder's own parameters."""

@@ -155,7 +155,7 @@ class ModalityWork:
         if number not in self.todo:
             return
         found = self.rows.pop(number, {})
-        usual = type(self.encoder).batch is Encoder.batch
+        usual = self.encoder.uniform or type(self.encoder).batch is Encoder.batch
         if usual and found:  # stacking: a row of another shape is that sample's fault, not the chunk's
             shape = self.form[0] if self.form else next(iter(dict(sorted(found.items())).values())).shape
             for row in [row for row, array in found.items() if array.shape != shape]:

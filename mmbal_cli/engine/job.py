@@ -38,16 +38,17 @@ class DataKey(NamedTuple):
     split: str
     subset: str
     split_hash: str
+    encoders: tuple[tuple[str, str], ...]
 
 
 @lru_cache(maxsize=2)
-def _features(cache: Path, dataset: str, split: str, subset: str) -> FeatureSet:
-    return load_features(cache, dataset, split, subset)[1]
+def _features(cache: Path, dataset: str, split: str, subset: str, encoders: tuple[tuple[str, str], ...]) -> FeatureSet:
+    return load_features(cache, dataset, split, subset, dict(encoders))[1]
 
 
 @lru_cache(maxsize=2)
 def _feed(cache: Path, data: DataKey, device: str, dtype: str, standardise: bool) -> Feed:
-    features = _features(cache, data.dataset, data.split, data.subset)
+    features = _features(cache, data.dataset, data.split, data.subset, data.encoders)
     if features.fingerprint != data.fingerprint:
         raise CacheError(
             f"'{data.dataset}' was prepared again while training was planned (fingerprint {features.fingerprint[:8]}, "
@@ -69,7 +70,9 @@ def run_job(
     spec: RunSpec, seeds: tuple[int, ...], folder: RunFolder, cache: Path, device: str, stop: Callable[[], bool]
 ) -> Iterator[Event]:
     """Train `seeds` and write their folders; yields one event an epoch and one at the end."""
-    data = DataKey(spec.dataset, spec.fingerprint, spec.split, spec.subset, spec.split_hash)
+    data = DataKey(
+        spec.dataset, spec.fingerprint, spec.split, spec.subset, spec.split_hash, tuple(spec.encoders.items())
+    )
     feed = _feed(cache, data, device, spec.train.dtype, spec.train.standardise)
     method = method_class(spec.method)(feed.shape, spec.train, seeds, spec.fusion, spec.knobs).to(device)
     fit = Fit(method, feed)

@@ -34,7 +34,9 @@ class Data:
     """What planning needs of a prepared set: the pointer, feature shapes and encoder names.
 
     With an overlay, `prepared` has the counts and the split hash of what it leaves; `listed` are the samples of each
-    part of the whole split, before a subset and before samples were lacking.
+    part of the whole split, before a subset and before samples were lacking. `chosen` are the features that were
+    asked for by name, where a modality has several and they are not the first; `occurring` counts the classes that
+    have samples (0 = all).
     """
 
     prepared: PreparedSet
@@ -42,12 +44,15 @@ class Data:
     encoders: dict[str, str]
     overlay: Overlay = field(default_factory=Overlay)
     listed: Mapping[str, int] = field(default_factory=dict)
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    occurring: int = 0
 
     @property
     def shape(self) -> Shape:
         """What a method may know of the data."""
         counts = self.prepared.counts
-        return Shape(self.shapes, len(self.prepared.classes), counts["train"], counts.get("val", 0))
+        classes = len(self.prepared.classes)
+        return Shape(self.shapes, classes, counts["train"], counts.get("val", 0), self.occurring)
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,7 @@ def plan_run(data: Data, name: str, implied: dict[str, Any], fusion: str | None,
         method_source=sha256_hex(Path(name.rpartition(":")[0]).read_bytes()) if ".py:" in name else "",
         split=data.overlay.split.name if data.overlay.split else "",
         subset=data.overlay.subset.key if data.overlay.subset else "",
+        encoders=dict(data.chosen),
     )
     warnings = [
         f"method.{key}={values[key]:g} of {card.name}: {k.help}."

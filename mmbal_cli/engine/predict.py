@@ -43,7 +43,9 @@ def predict_run(
     target = resolve_device(device)
     own = dataset in (None, spec.dataset)
     prepared, features = load_features(
-        cache, dataset or spec.dataset, spec.split if own else "", spec.subset if own else ""
+        cache,
+        dataset or spec.dataset,
+        *((spec.split, spec.subset, spec.encoders) if own else ()),
     )
     if own and spec.split and features.split_hash != spec.split_hash:
         raise CacheError(

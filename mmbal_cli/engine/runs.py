@@ -1,6 +1,6 @@
 """Run folders: one spec and all its seeds; a seed folder is complete or absent.
 
-runs/<dataset>-<label>[-<split>][-<subset>]-<spec8>/
+runs/<dataset>-<label>[-<encoder>][-<split>][-<subset>]-<spec8>/
   run.json env.json            what was asked for, where it ran
   seed-3/                      done.json records.jsonl model.safetensors predictions-{val,test}.safetensors
   .job-1-2-3/                  a stack of seeds in work: records.jsonl and two checkpoints
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from mmbal_cli.errors import UsageError
 from mmbal_cli.recipe import Frozen, TrainConfig
@@ -29,13 +29,15 @@ from mmbal_cli.store.atomic import canonical_json, digest_of, publish
 
 SCHEMA = 1
 TUNING = ".tuning"
+OVERLAID = ("split", "subset", "encoders")
 
 
 class RunSpec(Frozen):
     """Everything that decides the numbers of a run but the seed; its digest names the folder.
 
-    `split` names the stored split whose hash `split_hash` is, `subset` the stored subset as name-hash8; where they are
-    empty, as for the split that was prepared, they are not written, so that specs without them keep their digest.
+    `split` names the stored split whose hash `split_hash` is, `subset` the stored subset as name-hash8, `encoders` the
+    features of modalities that have several and not the first is taken; where they are empty, as for a set as it was
+    prepared, they are not written, so that specs without them keep their digest.
     """
 
     dataset: str
@@ -49,10 +51,11 @@ class RunSpec(Frozen):
     method_source: str = ""
     split: str = ""
     subset: str = ""
+    encoders: dict[str, str] = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in handler(self).items() if value or key not in ("split", "subset")}
+        return {key: value for key, value in handler(self).items() if value or key not in OVERLAID}
 
     @property
     def digest(self) -> str:
@@ -62,7 +65,8 @@ class RunSpec(Frozen):
     @property
     def folder(self) -> str:
         """Name of the run folder."""
-        words = [self.dataset, re.sub(r"[^a-zA-Z0-9_.]+", "-", self.label), self.split, self.subset.rpartition("-")[0]]
+        words = [self.dataset, re.sub(r"[^a-zA-Z0-9_.]+", "-", self.label), *self.encoders.values()]
+        words += [self.split, self.subset.rpartition("-")[0]]
         return "-".join([*filter(None, words), self.digest[:8]])
 
 

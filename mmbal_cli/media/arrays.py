@@ -31,21 +31,9 @@ MAX_VALUES = 1 << 20  # of one sample
 MAX_PACKED = 1 << 30  # bytes of one unpacked member; a decoding process is replaced above 2 GiB
 MAX_KEPT = 5 << 28  # bytes of unpacked members that a process keeps
 MAX_MEMBERS = 10_000
-H5_FILTERS = {1, 2, 3, 4, 5, 6, 32000}  # deflate, shuffle, fletcher32, szip, nbit, scaleoffset, lzf
-H5_CACHE = 64 << 20  # bytes of unpacked chunks; h5py's 1 MiB would unpack a large chunk again for every row
 IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-DAMAGE = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    MemoryError,
-    EOFError,
-    SyntaxError,
-)
-DAMAGE += (zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError)  # type: ignore[assignment]
+LIBRARY = (zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, EOFError, SyntaxError)
+DAMAGE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, MemoryError, *LIBRARY)
 VALUE = re.compile(r"(?P<path>.+(?:\.(?:npy|npz|h5|hdf5)|-ubyte(?:\.gz)?))(?:#(?P<part>.+))?", re.IGNORECASE)
 SPOT = re.compile(r"(?:(?P<member>.*)/)?(?P<row>\d{1,12})(?::(?P<run>-?\d{1,9}|\d{1,9},\d{1,9}))?")
 
@@ -82,13 +70,17 @@ def _readable(path: Path, what: str = "") -> Iterator[None]:
 
 
 class Member(NamedTuple):
-    """One array of a file; `open` gives something that is indexed by row. `packed`: bytes it takes once opened."""
+    """One array of a file; `open` gives something that is indexed by row. `packed`: bytes it takes once opened.
+
+    `strings` reads texts of no fixed width, where the file has such.
+    """
 
     path: Path
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     open: Callable[[], Any]
     packed: int = 0
+    strings: Callable[[], list[str]] | None = None
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows `start` to `stop`, all by default; MediaError when the file is damaged there."""
@@ -96,9 +88,14 @@ class Member(NamedTuple):
             return np.asarray(self.open()[start:stop])
 
     def text(self) -> list[str]:
-        """The values of an array [N] as strings; bytes are UTF-8."""
+        """All values as strings, row after row; bytes are UTF-8."""
+        if self.strings:
+            return self.strings()
         values = self.read()
-        return [one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one) for one in values.tolist()]
+        return [
+            one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one)
+            for one in values.reshape(-1).tolist()
+        ]
 
     def blocks(self, size: int = 64 << 20) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, values) of parts of at most about `size` bytes, so that nothing large is in memory."""
@@ -226,8 +223,10 @@ def members(path: Path) -> dict[str, Member]:
 
 @lru_cache(maxsize=16)
 def _members(name: str, size: int, time: int) -> dict[str, Member]:
+    from mmbal_cli.media.h5 import h5_members
+
     path, low = Path(name), name.lower()
-    kind = _npy if low.endswith(".npy") else _npz if low.endswith(".npz") else _idx if "-ubyte" in low else _h5
+    kind = _npy if low.endswith(".npy") else _npz if low.endswith(".npz") else _idx if "-ubyte" in low else h5_members
     suffix = ".npy" if kind is _npy else ".npz" if kind is _npz else "IDX" if kind is _idx else "HDF5"
     with _readable(path, f" as {suffix}"):
         return kind(path)
@@ -341,46 +340,3 @@ def _idx(path: Path) -> dict[str, Member]:
         return np.frombuffer(data, dtype, offset=offset).reshape(shape)
 
     return {"": Member(path, shape, dtype, lambda: _keep((str(path), ""), load), nbytes)}
-
-
-def _h5(path: Path) -> dict[str, Member]:
-    import h5py
-
-    file = h5py.File(path, "r", rdcc_nbytes=H5_CACHE, locking=False)
-    found: dict[str, Member] = {}
-    open_groups = [("", file.id)]
-    while open_groups:
-        prefix, group = open_groups.pop()
-        for raw in group:
-            name = f"{prefix}{raw.decode('utf-8', 'replace')}"
-            if len(found) + len(open_groups) > MAX_MEMBERS or name.count("/") > 8:
-                raise problem(path, f"holds more than {MAX_MEMBERS} objects, or groups within groups within groups")
-            if group.links.get_info(raw).type != h5py.h5l.TYPE_HARD:
-                raise problem(path, f"'{name}' is a link; links are not followed")
-            one = h5py.h5o.open(group, raw)
-            if isinstance(one, h5py.h5g.GroupID):
-                open_groups.append((f"{name}/", one))
-            elif isinstance(one, h5py.h5d.DatasetID):
-                found[name] = _h5_member(path, name, one, file)
-    return dict(sorted(found.items()))
-
-
-def _h5_member(path: Path, name: str, one: Any, file: Any) -> Member:
-    import h5py
-
-    stored = one.get_create_plist()
-    filters = {stored.get_filter(number)[0] for number in range(stored.get_nfilters())}
-    if stored.get_external_count() or stored.get_layout() == h5py.h5d.VIRTUAL or filters - H5_FILTERS:
-        raise problem(path, f"'{name}' lies in another file or needs a plugin; expected a plain data set")
-    dataset = h5py.Dataset(one)
-    dtype = dataset.dtype
-    if dtype.hasobject and h5py.check_string_dtype(dtype) is None:
-        raise problem(path, f"'{name}' has the type {dtype}, expected numbers or strings")
-    size = dtype.itemsize * math.prod(one.shape)
-    if stored.get_layout() != h5py.h5d.CHUNKED and size and not dtype.hasobject and one.get_storage_size() != size:
-        raise problem(path, f"'{name}' claims {size:,} bytes and has {one.get_storage_size():,}")
-
-    def opened(keep: Any = file) -> Any:  # the file stays open as long as one of its members
-        return dataset
-
-    return Member(path, tuple(one.shape), dtype, opened)

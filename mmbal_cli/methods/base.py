@@ -135,6 +135,7 @@ class Shape:
     classes: int
     samples: int  # to train on
     validation: int
+    occurring: int = 0  # classes that have samples; 0 = all
 
 
 @dataclass(frozen=True)

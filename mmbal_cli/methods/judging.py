@@ -24,8 +24,9 @@ class Judging(Heads):
         super().check(shape, fusion, knobs)
         share = knobs["holdout"]
         n, where = (round(share * shape.samples), "held out of training") if share else (shape.validation, "validation")
-        if n < shape.classes:
-            raise UsageError(f"{cls.card.name} weighs modalities by {n} {where} samples of {shape.classes} classes.",
+        classes = shape.occurring or shape.classes
+        if n < classes:
+            raise UsageError(f"{cls.card.name} weighs modalities by {n} {where} samples of {classes} classes.",
                              "Expected at least one sample for each class.",
                              "--set method.holdout=0.2 (a share of train), or 0 (the validation split)")  # fmt: skip
 

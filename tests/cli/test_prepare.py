@@ -15,7 +15,7 @@ import pytest
 from mmbal_cli.errors import CacheError, DeviceError, EncoderError, ManifestError, MediaError, RecipeError, UsageError
 from mmbal_cli.store.sets import latest_set, read_arrays, read_set
 from tests.kit.cli import ROOT, mmbal, start
-from tests.kit.cli import inside as run
+from tests.kit.cli import invoke as run
 from tests.kit.faults import overwrite
 from tests.kit.killer import contents, snapshot
 from tests.kit.lab import CLIPS

@@ -19,7 +19,8 @@ from mmbal_cli.encode.plan import plan
 from mmbal_cli.encode.prepare import prepare
 from mmbal_cli.errors import ManifestError, MediaError
 from mmbal_cli.media import arrays as module
-from mmbal_cli.media.arrays import parse, read_value
+from mmbal_cli.media import h5
+from mmbal_cli.media.arrays import members, parse, read_value
 from mmbal_cli.media.text import read_vector
 from mmbal_cli.store.sets import read_arrays
 
@@ -428,3 +429,20 @@ def test_the_example_of_the_documentation_works(tmp_path: Path, monkeypatch: pyt
     shown = [line.strip() for line in caught.value.repair.splitlines()]
     said = text.split("```\nimport pickle")[1].split("```")[0].split("\n")
     assert {line.strip() for line in said} <= {*shown, ""}
+
+
+def test_texts_that_hdf5_never_returns_from_cost_seconds_and_not_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_h5(tmp_path / "x.h5", plain())
+    assert members(path)["split"].text() == SPLIT.tolist()
+    monkeypatch.setattr(h5, "PATIENCE", 0.01)
+    with pytest.raises(MediaError, match="the texts of 'split' cannot be read"):
+        read_arrays_as_table(path)
+    monkeypatch.undo()
+    data = path.read_bytes()
+    heap = data.index(b"GCOL")
+    path.write_bytes(data[: heap + 16] + b"\xff" * 64 + data[heap + 80 :])
+    monkeypatch.setattr(h5, "PATIENCE", 3.0)
+    with pytest.raises(MediaError, match="the texts of 'split' cannot be read"):
+        read_arrays_as_table(path)

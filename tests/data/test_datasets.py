@@ -13,7 +13,7 @@ from mmbal_cli.cli.checking import Report, examine
 from mmbal_cli.cli.target import Request
 from mmbal_cli.data.datasets import READERS, get_reader
 from mmbal_cli.recipe import DatasetRecipe, dataset_recipe, find_recipe, recipe_names
-from tests.kit.cli import inside as run
+from tests.kit.cli import invoke as run
 from tests.kit.minis.common import Pitfall
 
 Build = Callable[[Path], object]
@@ -47,6 +47,10 @@ def pitfalls() -> list[tuple[str, Pitfall]]:
     return [(name, pitfall) for name in RECIPES for pitfall in mini(name).PITFALLS]
 
 
+def words(value: object) -> str:
+    return value if isinstance(value, str) else getattr(value, "name", "")
+
+
 def checked(name: str, root: Path) -> Report:
     return examine(Request(name, data_root=str(root)), root.parent / "cache", workers=1)
 
@@ -69,7 +73,9 @@ def test_a_recipe_says_what_a_reader_wants_to_know(name: str) -> None:
     assert all(value in choices[key] for key, value in recipe.source.options.items())
 
 
-@pytest.mark.parametrize(("name", "variant", "build"), layouts(), ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(
+    ("name", "variant", "build"), layouts(), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_a_clean_download_has_no_findings(tmp_path: Path, name: str, variant: str, build: Build) -> None:
     build(tmp_path / "raw")
     report = checked(name, tmp_path / "raw")
@@ -78,7 +84,7 @@ def test_a_clean_download_has_no_findings(tmp_path: Path, name: str, variant: st
     assert report.manifest.kinds.keys() >= {m for m in RECIPES[name].modalities if not m.startswith("flow")}
 
 
-@pytest.mark.parametrize(("name", "pitfall"), pitfalls(), ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(("name", "pitfall"), pitfalls(), ids=words)
 def test_a_planted_pitfall_is_reported_with_file_and_reason(tmp_path: Path, name: str, pitfall: Pitfall) -> None:
     root = tmp_path / "raw"
     mini(name).build(root)

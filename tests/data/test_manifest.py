@@ -356,6 +356,16 @@ def test_validation_shares_its_groups_with_train_where_test_does(tmp_path: Path)
     assert val <= {sample.group for sample in manifest.samples if sample.split == "train"}
 
 
+def test_groups_of_one_class_leave_no_class_without_validation(tmp_path: Path) -> None:
+    """50 classes in groups of four samples of one class, as in UCF-101; no group of test is in train."""
+    rows = [f"s{n},{'test' if n < 200 else 'train'},c{n // 4 % 50},g{n // 4},t" for n in range(1200)]
+    manifest = read_manifest(table(tmp_path, header="id,split,label,group,text", rows=rows))
+    assert "whole groups" in manifest.split_note
+    val = [sample for sample in manifest.samples if sample.split == "val"]
+    assert {sample.label for sample in val} == set(range(50))
+    assert len(val) <= 0.2 * 1000
+
+
 def test_validation_falls_back_when_one_group_is_all(tmp_path: Path) -> None:
     rows = [f"s{n},{'test' if n % 5 == 4 else 'train'},c{n % 3},one,t" for n in range(60)]
     manifest = read_manifest(table(tmp_path, header="id,split,label,group,text", rows=rows))

@@ -31,7 +31,7 @@ def start(*args: str, cwd: Path, env: dict[str, str] | None = None) -> subproces
     )
 
 
-def inside(*args: str, code: int = 0) -> Any:
+def invoke(*args: str, code: int = 0) -> Any:
     """`mmbal ARGS` in this process: its result with stdout and stderr; an error of mmbal is raised as itself."""
     result = CliRunner().invoke(app, list(args))
     if result.exception and not isinstance(result.exception, SystemExit):

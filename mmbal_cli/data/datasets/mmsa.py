@@ -197,8 +197,8 @@ def _names(part: Part, count: int) -> tuple[list[str], list[str]]:
     if one.shape[:1] != (count,) or len(one.shape) > 2:
         raise _wrong(begin, one, f"{count} ids")
     if len(one.shape) == 2:
-        cells = one.read()
-        table = [[str(cell.decode() if isinstance(cell, bytes) else cell) for cell in row] for row in cells.tolist()]
+        flat, width = one.text(), one.shape[1]
+        table = [flat[start : start + width] for start in range(0, len(flat), width)]
         return ["_".join(row) for row in table], [row[0] for row in table]
     ids = one.text()
     return ids, [name.partition("$_$")[0] if "$_$" in name else "" for name in ids]

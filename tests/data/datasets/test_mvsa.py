@@ -14,7 +14,7 @@ from mmbal_cli.data.datasets.imagetext import json_rows
 from mmbal_cli.data.datasets.mvsa import decoded, label_of, read
 from mmbal_cli.data.problems import Problem
 from mmbal_cli.data.raw import Folder, NoLayout, Raw
-from tests.kit.cli import inside
+from tests.kit.cli import invoke
 from tests.kit.minis import mvsa as mini
 
 
@@ -107,7 +107,7 @@ def test_a_text_outside_the_root_is_not_read(built: Path, tmp_path_factory: pyte
     os.mkfifo(built / "data/6.txt")
     texts = {row["id"]: row["text"] for _, row in raw(built).rows}
     assert [texts[n] for n in ("3", "4", "6")] == ["file:data/3.txt", "file:data/4.txt", "file:data/6.txt"]
-    report = json.loads(inside("data", "check", "mvsa", "--data-root", str(built), "--format", "json", code=1).stdout)
+    report = json.loads(invoke("data", "check", "mvsa", "--data-root", str(built), "--format", "json", code=1).stdout)
     said = {
         (problem["rule"], text)
         for problem in report["findings"]

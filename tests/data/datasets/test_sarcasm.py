@@ -11,7 +11,7 @@ from mmbal_cli.data.datasets.sarcasm import CUES, parse, read
 from mmbal_cli.data.problems import Problem
 from mmbal_cli.data.raw import Folder, NoLayout, Raw
 from mmbal_cli.errors import RecipeError
-from tests.kit.cli import inside
+from tests.kit.cli import invoke
 from tests.kit.minis import sarcasm as mini
 
 
@@ -147,16 +147,16 @@ def test_a_missing_list_is_refused_not_carved(built: Path, name: str) -> None:
 def test_without_pictures_or_lists_the_layouts_are_shown(tmp_path: Path) -> None:
     (tmp_path / "raw/notes").mkdir(parents=True)
     with pytest.raises(Exception, match=r"(?s)looked for text/train.txt.*found notes.*DIR/image/<tweet id>.jpg"):
-        inside("data", "check", "sarcasm", "--data-root", str(tmp_path / "raw"))
+        invoke("data", "check", "sarcasm", "--data-root", str(tmp_path / "raw"))
     mini.write_lists(tmp_path / "raw/text")
     with pytest.raises(Exception, match="no folder of pictures: looked for image/"):
-        inside("data", "check", "sarcasm", "--data-root", str(tmp_path / "raw"))
+        invoke("data", "check", "sarcasm", "--data-root", str(tmp_path / "raw"))
 
 
 def test_the_option_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     mini.build_flat(tmp_path / "raw")
     checked = ("data", "check", "sarcasm", "--data-root", "raw", "--set")
-    assert "attributes" in inside(*checked, "source.attributes=yes").output
+    assert "attributes" in invoke(*checked, "source.attributes=yes").output
     with pytest.raises(RecipeError, match="yes"):
-        inside(*checked, "source.attributes=maybe")
+        invoke(*checked, "source.attributes=maybe")
