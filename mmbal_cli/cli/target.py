@@ -221,7 +221,8 @@ def _whole(name: str, value: str) -> int:
 
 def read_samples(request: Request, recipe: DatasetRecipe) -> Manifest:
     """The checked manifest of a request; ManifestError that sums up what is wrong."""
-    return accepted(request.target, *inspect_samples(request, recipe, missing_ok=request.skip_bad))
+    root = f"{request.target} --data-root {place_of(request, recipe)}" if recipe.source.reader else ""
+    return accepted(request.target, *inspect_samples(request, recipe, missing_ok=request.skip_bad), root)
 
 
 def inspect_samples(

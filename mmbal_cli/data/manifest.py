@@ -106,10 +106,10 @@ def read_manifest(
     return accepted(path, *inspect_manifest(path, root, classes, name, missing_ok=missing_ok))
 
 
-def accepted(what: Path | str, manifest: Manifest, problems: Iterable[Problem]) -> Manifest:
+def accepted(what: Path | str, manifest: Manifest, problems: Iterable[Problem], check: str = "") -> Manifest:
     """The manifest; ManifestError that sums up the problems when one of them is an error."""
     if any(problem.severity == "error" for problem in problems):
-        raise summary_error(what, problems)
+        raise summary_error(what, problems, check)
     return manifest
 
 

@@ -64,8 +64,11 @@ class Problem:
         return f"{self.place}: {self.message}" if self.place else self.message
 
 
-def summary_error(path: Path | str, problems: Iterable[Problem]) -> ManifestError:
-    """One error for all findings: how many of which rule, at most five examples of each."""
+def summary_error(path: Path | str, problems: Iterable[Problem], check: str = "") -> ManifestError:
+    """One error for all findings: how many of which rule, at most five examples of each.
+
+    `check` are the words behind `mmbal data check` that list all of them, by default `path`.
+    """
     found: dict[str, list[Problem]] = defaultdict(list)
     for problem in problems:
         if problem.severity == "error":
@@ -77,5 +80,5 @@ def summary_error(path: Path | str, problems: Iterable[Problem]) -> ManifestErro
         if len(cases) > EXAMPLES:
             lines.append(f"  ... and {len(cases) - EXAMPLES} more")
     expected, repair = RULES.get(next(iter(found)), ("", ""))
-    more = f"mmbal data check {path} lists all of them"
+    more = f"mmbal data check {check or path} lists all of them"
     return ManifestError("\n".join(lines), expected, f"{repair}   ({more})" if repair else more)

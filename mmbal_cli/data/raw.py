@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmbal_cli.data.problems import Problem
+from mmbal_cli.data.tables import read_utf8
 from mmbal_cli.errors import ManifestError, RecipeError, nearest
 from mmbal_cli.store.atomic import digest_of
 
@@ -93,15 +94,7 @@ class Folder:
 
     def text(self, path: str) -> str:
         """A whole UTF-8 file, without its byte order mark."""
-        try:
-            return self._bytes(path).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            line = error.object[: error.start].count(b"\n") + 1
-            raise ManifestError(
-                f"{self.root / path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8.",
-                "Annotation files are UTF-8 text.",
-                "Fetch the file again, or save it as UTF-8.",
-            ) from error
+        return read_utf8(self.root / path)
 
     def _bytes(self, path: str) -> bytes:
         try:

@@ -33,21 +33,25 @@ def read_rows(path: Path) -> tuple[list[str], list[Row]]:
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise ManifestError(f"{path} is not a sample table.", "Expected a .csv, .tsv or .jsonl file.")
+    columns, rows = reader(path, read_utf8(path))
+    if not rows:
+        raise ManifestError(f"{path} holds no samples.", "Expected one row a sample below the header.")
+    return columns, rows
+
+
+def read_utf8(path: Path) -> str:
+    """A whole annotation file without its byte order mark; ManifestError names the line that is not UTF-8."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ManifestError(f"Cannot read {path}: {error.strerror}.", "Expected a sample table.") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ManifestError(
             f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8.",
-            "Sample tables are UTF-8 text.",
-            "Save the file as UTF-8 and run the command again.",
+            "Sample tables and annotations are UTF-8 text.",
+            "Save the file as UTF-8 (or fetch it again) and run the command again.",
         ) from error
-    columns, rows = reader(path, text)
-    if not rows:
-        raise ManifestError(f"{path} holds no samples.", "Expected one row a sample below the header.")
-    return columns, rows
 
 
 def _read_delimited(path: Path, text: str) -> tuple[list[str], list[Row]]:

@@ -88,7 +88,9 @@ class Slow:
                 for v, row in zip(z, rows, strict=True)
                 if task == "fused" or self.has(task, row)
             ]
-            found[task] = sum(each) / len(each) if each else torch.zeros((), dtype=D64)
+            # a batch without the modality: a gradient of zero, which still moves by momentum and decay
+            still = sum((0.0 * v.sum() for k, v in self.p.items() if f".{task}_." in k), torch.zeros((), dtype=D64))
+            found[task] = sum(each) / len(each) if each else still
         return found
 
     def epoch(

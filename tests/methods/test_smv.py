@@ -129,7 +129,7 @@ def test_lists_and_steps_equal_a_loop_over_seeds_and_samples(M: int, absent: flo
     for i in range(3):
         p, velocity = reference.parameters_of(fresh, i), {}
         for e, batches in enumerate(epochs):
-            expected = Counter({(n, everything): 1 for n in range(20)})
+            expected = Counter({(n, everything): 1 for n in range(len(data.rows["train"]))})
             for n, row in enumerate(data.rows["train"].tolist() if e else []):
                 has = [m for m in method.mods if data.mask[m] is None or bool(data.mask[m][row].any())]
                 for m, phi in slow_phi(p, method.mods, data, row, has).items():
@@ -151,8 +151,8 @@ def test_the_modality_form_equals_a_loop_and_adds_the_asked_share_of_one_modalit
         p, velocity = reference.parameters_of(fresh, i), {}
         for e, batches in enumerate(epochs):
             found = items(batches, i, method.mods)
-            assert all(found.pop((n, everything)) == 1 for n in range(20))
-            assert sum(found.values()) == int(logged[e][i] * 20 + 1e-4)
+            assert all(found.pop((n, everything)) == 1 for n in range(len(data.rows["train"])))
+            assert sum(found.values()) == int(logged[e][i] * len(data.rows["train"]) + 1e-4)
             assert len({kept for _, kept in found}) <= 1
             for n, kept in found:
                 mask = data.mask[next(iter(kept))]

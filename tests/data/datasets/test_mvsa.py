@@ -22,10 +22,6 @@ def raw(root: Path, labels: str = "agree") -> Raw:
     return read(Folder(root), {"labels": labels})
 
 
-def errors(found: Raw) -> list[Problem]:
-    return [problem for problem in found.problems if problem.severity == "error"]
-
-
 @pytest.fixture
 def built(tmp_path: Path) -> Path:
     mini.build(tmp_path)

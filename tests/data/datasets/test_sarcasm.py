@@ -8,19 +8,15 @@ from pathlib import Path
 import pytest
 
 from mmbal_cli.data.datasets.sarcasm import CUES, parse, read
-from mmbal_cli.data.problems import Problem
 from mmbal_cli.data.raw import Folder, NoLayout, Raw
 from mmbal_cli.errors import RecipeError
 from tests.kit.cli import invoke
 from tests.kit.minis import sarcasm as mini
+from tests.kit.minis.common import errors
 
 
 def raw(root: Path, attributes: str = "no") -> Raw:
     return read(Folder(root), {"attributes": attributes})
-
-
-def errors(found: Raw) -> list[Problem]:
-    return [problem for problem in found.problems if problem.severity == "error"]
 
 
 @pytest.fixture

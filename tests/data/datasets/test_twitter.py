@@ -7,19 +7,15 @@ from pathlib import Path
 import pytest
 
 from mmbal_cli.data.datasets.twitter import read
-from mmbal_cli.data.problems import Problem
 from mmbal_cli.data.raw import Folder, NoLayout, Raw
 from mmbal_cli.media.text import PAIR
 from tests.kit.minis import twitter2015 as mini
 from tests.kit.minis import twitter2017
+from tests.kit.minis.common import errors
 
 
 def raw(root: Path, **options: str) -> Raw:
     return read(Folder(root), {"year": "2015", "text": "pair", **options})
-
-
-def errors(found: Raw) -> list[Problem]:
-    return [problem for problem in found.problems if problem.severity == "error"]
 
 
 @pytest.fixture

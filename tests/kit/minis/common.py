@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmbal_cli.data.problems import Problem
+from mmbal_cli.data.raw import Raw
 from tests.kit.media import write_wav
 
 
@@ -65,6 +67,11 @@ def picture(path: Path, seed: int, size: int = 40) -> Path:
     small = np.random.default_rng(seed).integers(0, 255, (5, 5, 3), np.uint8)
     Image.fromarray(small).resize((size, size)).save(path)
     return path
+
+
+def errors(raw: Raw) -> list[Problem]:
+    """The findings of a reader that stop."""
+    return [problem for problem in raw.problems if problem.severity == "error"]
 
 
 def replace(path: Path, old: str, new: str) -> None:
