@@ -195,7 +195,7 @@ def _prepared(request: Request, cache: Path, name: str) -> Subject:
         )
     except MmbalError as error:
         left_out.append(f"source files and texts: {error.found.splitlines()[0]}")
-    carved = prepared.split_note not in ("", AS_GIVEN)
+    carved = bool(prepared.split_note) and not prepared.split_note.endswith(AS_GIVEN)
     origin = f"the prepared set {cache / name}"
     found = (name, origin, group, prepared.kinds, prepared.classes, samples, carved)
     return Subject(*found, digests, as_arrays(arrays), tuple(left_out))
@@ -295,10 +295,13 @@ def show(subject: Subject, report: Audit) -> None:
     say("")
     if report.findings:
         show_rows(("severity", "rule", "finding"), [(f.severity, f.rule, f.message) for f in report.findings])
+    examples = {}  # equal ones once: the same speakers may be in all three parts
     for finding in report.findings:
         if finding.examples and finding.severity != "note":
             more = " ..." if finding.count > len(finding.examples) else ""
-            say(f"  {finding.rule}: {'; '.join(finding.examples)}{more}")
+            examples[f"  {finding.rule}: {'; '.join(finding.examples)}{more}"] = True
+    for line in examples:
+        say(line)
     for line in report.left_out:
         note(f"not compared: {line}")
     found = Counter(finding.severity for finding in report.findings)

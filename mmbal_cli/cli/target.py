@@ -14,7 +14,7 @@ from typing import Any
 
 from mmbal_cli.cli.console import stage
 from mmbal_cli.data.arrays import FILES, PICKLES, read_arrays_as_table, refuse_pickle
-from mmbal_cli.data.datasets import compare_with_published, get_generator, read_folder
+from mmbal_cli.data.datasets import get_generator, read_folder, recognise
 from mmbal_cli.data.manifest import NAME, Manifest, accepted, inspect_manifest, inspect_raw, plain_name
 from mmbal_cli.data.named import read_ids
 from mmbal_cli.data.problems import Problem
@@ -238,7 +238,7 @@ def inspect_samples(
     if recipe.source.reader:
         given = {**recipe.source.options, **parse_sets(_for_source(request), ("source",))["source"]}
         raw = read_folder(recipe, place, given)
-        raw.problems += compare_with_published(raw, recipe)
+        recognise(raw, recipe)
         if only is not None:  # what is missing beside the subset does not count
             raw.problems = [problem for problem in raw.problems if problem.rule not in ("class-lost", "missing-rate")]
     else:

@@ -149,7 +149,8 @@ def inspect_raw(
     """The same for the rows of a reader."""
     modalities = [(modality, kind, modality) for modality, kind in raw.modalities.items()]
     check = _Check(_root(root), {name: name for name in FIXED}, modalities, missing_ok, raw.problems)
-    return check.manifest(_title(name), raw.rows, raw.classes or classes, only)
+    manifest, problems = check.manifest(_title(name), raw.rows, raw.classes or classes, only)
+    return replace(manifest, split_note=f"{raw.lists}; {manifest.split_note}"), problems
 
 
 def _root(root: Path) -> Path:

@@ -32,7 +32,8 @@ class Feed:
     def shape(self) -> Shape:
         """What a method may know of the data."""
         rows = self.features.rows
-        return Shape(self.features.shapes, len(self.features.classes), len(rows["train"]), len(rows["val"]))
+        classes, occurring = len(self.features.classes), len(self.features.y.unique())
+        return Shape(self.features.shapes, classes, len(rows["train"]), len(rows["val"]), occurring)
 
     def carved(self, share: float) -> Feed:
         """The same tensors with `share` of the training split set aside as `inner`."""

@@ -71,22 +71,21 @@ def read_folder(recipe: DatasetRecipe, root: Path, options: Mapping[str, str]) -
     return raw
 
 
-def compare_with_published(raw: Raw, recipe: DatasetRecipe) -> list[Problem]:
-    """One warning that says which published split this is, or how its counts differ from them."""
+def recognise(raw: Raw, recipe: DatasetRecipe) -> None:
+    """Note in `raw` which published split this is, or how its counts differ from them; a match becomes its `lists`."""
     counts = dict(Counter(row["split"] for _, row in raw.rows))
-    listed = ", ".join(f"{count} {split}" for split, count in counts.items())
-    found = f"{raw.layout}; {raw.lists}: {listed}"
     digest = listed_hash(raw.rows, raw.classes or recipe.classes or ())
-    for name, split in recipe.splits.items():
-        if split.hash and split.hash == digest:
-            return [Problem("warning", "split", f"{found}: the published split '{name}' ({digest[:16]})")]
-    near = [name for name, split in recipe.splits.items() if split.counts == counts]
-    if near:
-        return [Problem("warning", "split", f"{found}: the counts of '{near[0]}', hash {digest[:16]}")]
-    known = "; ".join(
-        f"{name} has {', '.join(f'{n} {part}' for part, n in split.counts.items())}"
-        for name, split in recipe.splits.items()
-    )
-    return [
-        Problem("warning", "count", f"{found}: no published split ({known or 'none is known'}), hash {digest[:16]}")
-    ]
+    found = f"{raw.layout}; {raw.lists}: {_counted(counts)}"
+    same = [name for name, split in recipe.splits.items() if split.hash == digest]
+    alike = [name for name, split in recipe.splits.items() if split.counts == counts]
+    known = "; ".join(f"{name} has {_counted(split.counts)}" for name, split in recipe.splits.items())
+    rule, what = "split", f"the published split '{same[0]}'" if same else f"the counts of '{alike[0]}'" if alike else ""
+    if not what:
+        rule, what = "count", f"no published split ({known or 'none is known'})"
+    raw.problems.append(Problem("warning", rule, f"{found}: {what}, hash {digest[:16]}"))
+    if same:
+        raw.lists = f"the published split '{same[0]}'"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {part}" for part, count in counts.items())

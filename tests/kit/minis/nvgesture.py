@@ -6,6 +6,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 from tests.kit.minis.common import Pitfall, clip, picture, replace
@@ -17,9 +18,9 @@ FRAMES, START, LATER = 90, 6, 7  # LATER: a depth window that starts one frame l
 FIRST = "Video_data/class_01/subject1_r0"
 
 
-def build(root: Path) -> None:
+def build(root: Path, takes: int = 1) -> None:
     """The second version of the lists, one label of which is not its folder's number; flow from colour."""
-    _build(root, "_v2")
+    _build(root, "_v2", takes=takes)
 
 
 def first_lists(root: Path) -> None:
@@ -43,27 +44,28 @@ def supplied_pairs(root: Path) -> None:
             _pictures(root / "flow" / component / path.relative_to(root / "Video_data"), 79)
 
 
-def _build(root: Path, version: str, place: str = "") -> None:
+def _build(root: Path, version: str, place: str = "", takes: int = 1) -> None:
     seed = 0
     (root / place).mkdir(parents=True, exist_ok=True)
     for split, subjects in SUBJECTS.items():
         lines = []
         for number in CLASSES:
-            for subject in subjects:
-                folder = root / f"Video_data/class_{number:02d}/subject{subject}_r0"
+            for subject, take in product(subjects, range(takes)):
+                folder = root / f"Video_data/class_{number:02d}/subject{subject}_r{take}"
                 for stem in ("sk_color", "sk_depth"):
                     seed += 1
                     clip(folder / f"{stem}.avi", seed, frames=FRAMES, size=16, fps=30, sound=False)
-                lines.append(line(number, subject, LATER if subject == 1 else START))
+                lines.append(line(number, subject, LATER if subject == 1 else START, take))
         if version and split == "train":  # recorded as class 2, shows class 7
-            lines[len(subjects)] = lines[len(subjects)].replace("label:2 ", "label:7 ")
+            second = len(subjects) * takes
+            lines[second] = lines[second].replace("label:2 ", "label:7 ")
         name = f"nvgesture_{split}_correct_cvpr2016{version}.lst"
         (root / place / name).write_text("\n".join(lines) + "\n")
 
 
-def line(number: int, subject: int, depth: int = START) -> str:
+def line(number: int, subject: int, depth: int = START, take: int = 0) -> str:
     """One line of a list as the release writes it, with its trailing space."""
-    path = f"path:./Video_data/class_{number:02d}/subject{subject}_r0"
+    path = f"path:./Video_data/class_{number:02d}/subject{subject}_r{take}"
     windows = f"depth:sk_depth:{depth}:{depth + 80} color:sk_color:{START}:{START + 80} duo_left:duo_left:7:100"
     return f"{path} {windows} label:{number} "
 
