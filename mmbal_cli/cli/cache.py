@@ -50,7 +50,7 @@ def entries(cache: Path, name: str | None = None) -> Iterator[Entry]:
         used: set[str] = set()
         if (place / SET).exists():
             try:
-                used = set(read_set(cache, place.name).modalities.values())
+                used = read_set(cache, place.name).folders
             except CacheError:  # a damaged pointer must not make its features look unused
                 used = {path.name for path in place.iterdir()}
         found = {path.name for path in place.glob("*--*--*") if path.is_dir()}

@@ -59,6 +59,14 @@ def run(
 
         done = work_on(plan, workers=workers, limits=accepted, retry_bad=retry_bad, on_start=started, notify=note)
     _show_outcome(plan, done)
+    _offer_pretrained(request, recipe)
+
+
+def _offer_pretrained(request: Request, recipe: DatasetRecipe) -> None:
+    """Say that better encoders than the hand-made ones are a word away."""
+    better = [f"{modality}={entry.pretrained[0]}" for modality, entry in recipe.modalities.items() if entry.pretrained]
+    if better and not request.pretrained and not request.encoders:
+        note(f"features are hand-made, to run offline; --pretrained takes {', '.join(better)} (downloads)")
 
 
 def _plan(request: Request, recipe: DatasetRecipe, cache: Path, device: str) -> Plan:
@@ -103,7 +111,7 @@ def _up_to_date(plan: Plan) -> None:
         note(f"note: {line}")
     tail = f", {bad} bad samples carried as missing" if bad else ""
     samples = len(plan.manifest.samples)
-    facts = f"{len(plan.modalities)} modalities, {samples} samples{tail}; {plan.prepared.fingerprint[:16]}"
+    facts = f"{len(plan.prepared.modalities)} modalities, {samples} samples{tail}; {plan.prepared.fingerprint[:16]}"
     say(f"{name}: up to date ({facts})")
 
 

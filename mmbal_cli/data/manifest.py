@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbal_cli.data.paths import CONTROL, Files
-from mmbal_cli.data.problems import EXAMPLES, Problem, summary_error
+from mmbal_cli.data.problems import EXAMPLES, Problem, shortened, summary_error
 from mmbal_cli.data.raw import Raw, Row, Spot
 from mmbal_cli.data.splits import carve_validation
 from mmbal_cli.data.tables import read_rows
@@ -232,7 +232,7 @@ class _Check:
         samples = [self.sample(line, row, names) for line, row in rows]
         samples, carved = self.whole(samples, names)
         kinds = {modality: kind for modality, kind, _ in self.modalities}
-        notes = tuple(str(problem) for problem in self.problems)
+        notes = tuple(shortened(self.problems))
         note, sizes = carved or AS_GIVEN, self.files.sizes
         found = Manifest(title, kinds, names, tuple(samples), self.root, note, bool(carved), notes, sizes, listed)
         return found, self.problems
@@ -343,7 +343,8 @@ class _Check:
         if fault:
             severity = self.missing if fault.rule == "missing-file" else fault.severity
             self.note(severity, fault.rule, f"{modality}: {fault.message}", line)
-        return value.replace(path, found, 1)
+        before = value[: value.index(":") + 1] if kind == "text" else ""
+        return before + found + value[len(before) + len(path) :]
 
     def vector(self, line: int | Spot, modality: str, value: Any) -> Value:
         cells = re.split(r"[\s;,]+", value.strip()) if isinstance(value, str) else value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,18 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.place}: {self.message}" if self.place else self.message
+
+
+def shortened(problems: Iterable[Problem]) -> list[str]:
+    """The problems in words, in their order, at most five of each rule; the rest is counted."""
+    seen: Counter[str] = Counter()
+    lines = []
+    for problem in problems:
+        seen[problem.rule] += 1
+        if seen[problem.rule] <= EXAMPLES:
+            lines.append(str(problem))
+    more = [f"... and {count - EXAMPLES} more: {rule}" for rule, count in seen.items() if count > EXAMPLES]
+    return lines + [f"{line} (mmbal data check lists them)" for line in more]
 
 
 def summary_error(path: Path | str, problems: Iterable[Problem], check: str = "") -> ManifestError:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbal_cli.data.manifest import SPLITS, Manifest, Sample, file_of, part_of
-from mmbal_cli.data.problems import EXAMPLES, summary_error
+from mmbal_cli.data.problems import shortened, summary_error
 from mmbal_cli.data.sources import check_duplicates, digest_sources, keep_twins_in_train, read_ledger, write_ledger
 from mmbal_cli.encode import SHIPPED
 from mmbal_cli.encode.base import Encoder
@@ -116,7 +116,7 @@ def plan(
     twins = check_duplicates(manifest, digests, known=allow_duplicates)
     if any(problem.severity == "error" for problem in twins):
         raise summary_error(manifest.name, twins)
-    notes = [*manifest.notes, *_shortened([problem.message for problem in twins])]
+    notes = [*manifest.notes, *shortened(twins)]
     shared = _shared_spec(manifest, chunk, dtype)
     modalities = tuple(
         _modality_plan(manifest, modality, label, encoder, shared, digests, folder, first=number == 0)
@@ -158,11 +158,6 @@ def _side_by_side(modalities: Sequence[ModalityPlan]) -> dict[str, dict[str, str
     for one in modalities:
         found[one.modality][one.label] = one.folder.name
     return {modality: folders for modality, folders in found.items() if len(folders) > 1}
-
-
-def _shortened(notes: Sequence[str]) -> list[str]:
-    more = len(notes) - EXAMPLES
-    return [*notes[:EXAMPLES], *([f"... and {more} more such: mmbal data check lists them"] if more > 0 else [])]
 
 
 def _shared_spec(manifest: Manifest, chunk: int, dtype: str) -> dict[str, Any]:

@@ -44,12 +44,16 @@ class PreparedSet(Record):
     settings: dict[str, Any] = Field(default_factory=dict)
     source: dict[str, Any] = Field(default_factory=dict)
 
+    @property
+    def folders(self) -> set[str]:
+        """Every feature folder that the set names, of all its encoders."""
+        return {folder for folders in (self.modalities, *self.encoders.values()) for folder in folders.values()}
+
     @model_validator(mode="after")
     def _stay_inside(self) -> PreparedSet:
         try:
-            for folders in (self.modalities, *self.encoders.values()):
-                for folder in folders.values():
-                    plain_name(folder)
+            for folder in self.folders:
+                plain_name(folder)
         except CacheError as error:
             raise ValueError(str(error)) from error
         return self

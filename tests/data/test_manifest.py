@@ -325,6 +325,23 @@ def test_warnings_are_kept_as_notes(tmp_path: Path) -> None:
     )
 
 
+def test_a_path_is_put_in_order_where_it_stands(tmp_path: Path) -> None:
+    """Also when it is a letter of `file:`, and with the part of the clip behind it."""
+    for name in ("e", "i.mp4"):
+        (tmp_path / name).write_bytes(b"x")
+    splits = ("train", "train", "test", "test")
+    rows = [f's{n},{split},c{n % 2},file:./e,"./i.mp4#t=1,2"' for n, split in enumerate(splits)]
+    manifest = read_manifest(table(tmp_path, header="id,split,label,text,video", rows=rows))
+    assert manifest.samples[0].values == {"text": "file:e", "video": "i.mp4#t=1,2"}
+
+
+def test_many_notes_of_one_kind_are_counted(tmp_path: Path) -> None:
+    manifest = read_manifest(media(tmp_path, [f"{n}.wav" for n in range(12)]), missing_ok=True)
+    gone = [note for note in manifest.notes if "No such file" in note]
+    assert len(gone) == 5
+    assert manifest.notes[-1] == "... and 7 more: missing-file (mmbal data check lists them)"
+
+
 def carved(tmp_path: Path, order: int, groups: str) -> Manifest:
     """`groups`: apart (those of test are its own), shared (with train), or none."""
     named = {"apart": lambda n: f"{n % 5 == 4}{n // 6}", "shared": lambda n: f"g{n // 6}"}.get(groups, lambda n: "")

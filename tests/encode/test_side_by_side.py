@@ -82,3 +82,12 @@ def test_a_wrong_choice_says_what_there_is(both: Path, chosen: str, part: str) -
 def test_one_encoder_named_twice_is_refused(both: Path, lab: Path) -> None:
     with pytest.raises(UsageError, match="twice"):
         run("prepare", str(lab / "manifest.csv"), "--encoder", "audio=logmel-stats,audio=logmel-stats")
+
+
+def test_no_encoder_of_a_set_is_unused(both: Path) -> None:
+    listed = json.loads(run("cache", "ls", "--cache", str(both / "cache"), "--format", "json").stdout)
+    states = {row["encoder"]: row["state"] for row in listed["folders"] if row["data"] == "clips"}
+    assert len(states) == 4
+    assert set(states.values()) == {"used"}
+    run("cache", "gc", "--cache", str(both / "cache"), "--yes")
+    assert load_features(both / "cache", "clips", encoders={"audio": "ears"})[1].shapes["audio"] == (16,)
