@@ -138,8 +138,8 @@ class PublishedSplit(Frozen):
 class DatasetRecipe(Frozen):
     """One data set: source, label order, modalities with their encoders, training values that suit it.
 
-    `splits` are the published ones; `group` says what a group is; `duplicates: keep` that the published split has the
-    same files in two parts, which is then reported and not refused.
+    `splits` are the published ones; `group` says in a word what a group is; `duplicates: keep` that the published split
+    has the same files in two parts, which is then reported and not refused.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
@@ -148,7 +148,7 @@ class DatasetRecipe(Frozen):
     classes: list[str] | None = None
     about: About = About()
     splits: dict[str, PublishedSplit] = Field(default_factory=dict)
-    group: str = ""
+    group: str = Field("", pattern=r"^([a-z][a-z0-9-]*)?$")
     duplicates: Literal["refuse", "keep"] = "refuse"
     modalities: dict[str, ModalityRecipe] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmbal_cli.methods import METHODS, method_class
-from mmbal_cli.recipe import TrainConfig, build, method_recipe, recipe_names
+from mmbal_cli.recipe import TrainConfig, build, dataset_recipe, find_recipe, method_recipe, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names("methods"))
@@ -17,3 +17,11 @@ def test_a_recipe_fits_its_method(name: str) -> None:
         knobs = {**recipe.knobs, **{key: value for key, value in special.items() if key != "train"}}
         cls.resolve(knobs)
         build(TrainConfig, {**recipe.train, **special.get("train", {})}, "train")
+
+
+def test_values_for_a_data_set_stand_under_its_own_name() -> None:
+    """Under an alias they would never be used."""
+    datasets = [dataset_recipe(path) for name in recipe_names("datasets") if (path := find_recipe("datasets", name))]
+    aliases = {alias for dataset in datasets for alias in dataset.aliases}
+    for name in recipe_names("methods"):
+        assert not aliases & method_recipe(name).datasets.keys(), name
