@@ -20,8 +20,9 @@ from mmbal_cli.encode.prepare import DEADLINE
 from mmbal_cli.encode.worker import command, read_job, readings
 from mmbal_cli.errors import ManifestError, MediaError
 from mmbal_cli.media.pool import Pool
+from mmbal_cli.media.probe import MAX_SECONDS
 from mmbal_cli.media.text import read_text_file
-from mmbal_cli.recipe import DatasetRecipe
+from mmbal_cli.recipe import DatasetRecipe, ModalityRecipe
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -124,7 +125,7 @@ def examine(request: Request, cache: Path, *, full: bool = False, workers: int |
         digests = digest_sources(manifest, on_progress=bar)
     manifest = keep_twins_in_train(manifest, digests)
     problems = problems + check_duplicates(manifest, digests, known=recipe.duplicates == "keep")
-    bad = _look(manifest, recipe, workers)
+    bad = _look(manifest, request, recipe, workers)
     if full:
         seen = {(sample, modality) for sample, modality, _ in bad}
         for found in _decode_all(manifest, choose_encoders(manifest.kinds, request, recipe), workers):
@@ -165,9 +166,10 @@ def _state(manifest: Manifest, sample: Sample, modality: str, unusable: set[tupl
 Bad = tuple[str, str, Problem]  # sample id, modality, what is wrong
 
 
-def _look(manifest: Manifest, recipe: DatasetRecipe, workers: int | None) -> list[Bad]:
+def _look(manifest: Manifest, request: Request, recipe: DatasetRecipe, workers: int | None) -> list[Bad]:
     """What the headers of all media files say: no sound, no pictures, too short, no media at all."""
     found: list[Bad] = []
+    expected = {m: _expected(m, kind, request, recipe) for m, kind in manifest.kinds.items()}
     jobs, names = [], []
     for sample in manifest.samples:
         items = []
@@ -179,10 +181,8 @@ def _look(manifest: Manifest, recipe: DatasetRecipe, workers: int | None) -> lis
             if kind == "text":
                 found += _read(sample.id, modality, manifest.root, path)
             else:
-                own = recipe.modalities.get(modality)
-                expect = own.expect.model_dump(exclude_none=True) if own and own.kind == kind else {}
                 where = f"{manifest.root / path}{part_of(kind, value)}"
-                items.append({"modality": modality, "kind": kind, "value": where, "expect": expect})
+                items.append({"modality": modality, "kind": kind, "value": where, "expect": expected[modality]})
         if items:
             jobs.append({"items": items})
             names.append(sample.id)
@@ -194,6 +194,16 @@ def _look(manifest: Manifest, recipe: DatasetRecipe, workers: int | None) -> lis
                 message = f"{item['modality']} of '{names[position]}': {reason}"
                 found.append((names[position], item["modality"], Problem("error", rule, message)))
             advance(1)
+    return found
+
+
+def _expected(modality: str, kind: str, request: Request, recipe: DatasetRecipe) -> dict[str, Any]:
+    """What the recipe says of usual files; sound that would be decoded whole has a longest length in any case."""
+    own = recipe.modalities.get(modality) or ModalityRecipe(kind=kind)
+    found = own.expect.model_dump(exclude_none=True) if own.kind == kind else {}
+    cut = own.seconds or any(item.startswith(f"{modality}.seconds=") for item in request.sets)
+    if kind == "audio" and not cut:
+        found.setdefault("seconds", (0.0, MAX_SECONDS))
     return found
 
 

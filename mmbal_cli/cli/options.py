@@ -38,7 +38,10 @@ DataRoot = Annotated[
 Root = Annotated[Path | None, typer.Option(help="Folder that media paths are relative to [default: the table's].")]
 Classes = Annotated[str | None, typer.Option(help="Order of the classes: a file with one a line, or a,b,c.")]
 Decoders = Annotated[int | None, typer.Option("--workers", "-j", min=1, help="Decoding processes [cores].")]
-SourceSets = Annotated[list[str] | None, typer.Option("--set", help="source.key=value: an option of the data set.")]
+SourceSets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="source.key=value: an option of the data set; NAME.key=value as for prepare."),
+]
 SubsetFile = Annotated[Path | None, typer.Option("--subset", help="File of ids, one a line: only these samples.")]
 Dataset = Annotated[
     str | None, typer.Option("--dataset", "-d", help="Prepared data set; the one prepared last by default.")

@@ -36,7 +36,10 @@ RULES = {  # rule -> what was expected, what repairs it
     "no-audio": ("The file has a sound track.", "Replace the file, or prepare with --skip-bad."),
     "no-video": ("The file has pictures.", "Replace the file, or prepare with --skip-bad."),
     "too-short": ("Clips have the length that is usual in this set.", "Fetch the file again."),
-    "too-long": ("Clips have the length that is usual in this set.", "Fetch the file again."),
+    "too-long": (
+        "Clips have the length that is usual in this set, and at most ten minutes of sound.",
+        "Fetch the file again; for long sound --set NAME.seconds=30, or a part of it: clip.wav#t=0,30",
+    ),
     "too-small": ("Pictures have the size that is usual in this set.", "Fetch the file again."),
     "too-large": ("Pictures have at most 50 megapixels.", "Make the picture smaller, or prepare with --skip-bad."),
     "duplicate-source": ("The same file bytes must not be in two splits.", "--allow-duplicates"),
