@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 IN_THE_WAY = {"bad-id", "duplicate-id", "unknown-label", "label-kind", "unknown-split", "bad-group", "unknown-id"}
 DEFAULT_NAME = "group"
+SHOWN = 3  # examples of a finding in the table; json has more
 
 
 @dataclass(frozen=True)
@@ -298,8 +299,8 @@ def show(subject: Subject, report: Audit) -> None:
     examples = {}  # equal ones once: the same speakers may be in all three parts
     for finding in report.findings:
         if finding.examples and finding.severity != "note":
-            more = " ..." if finding.count > len(finding.examples) else ""
-            examples[f"  {finding.rule}: {'; '.join(finding.examples)}{more}"] = True
+            more = " ..." if finding.count > SHOWN else ""
+            examples[f"  {finding.rule}: {'; '.join(finding.examples[:SHOWN])}{more}"] = True
     for line in examples:
         say(line)
     for line in report.left_out:

@@ -252,7 +252,7 @@ def choose_encoders(
 ) -> dict[str, list[Encoder]]:
     """The encoders of each modality: --encoder, else the recipe's, else the shipped one of that kind."""
     for modality, entry in recipe.modalities.items():
-        if kinds.get(modality, entry.kind) != entry.kind or (modality not in kinds and not recipe.source.reader):
+        if kinds.get(modality) != entry.kind and not recipe.source.reader:  # a reader knows variants
             raise RecipeError(
                 f"The recipe has the modality '{modality}' of kind {entry.kind}.",
                 f"The table has {', '.join(f'{kind}:{name}' for name, kind in kinds.items())}.",
@@ -265,7 +265,8 @@ def choose_encoders(
     sets = parse_sets([item for item in request.sets if item not in _for_source(request)], tuple(kinds))
     found = {}
     for modality, kind in kinds.items():
-        own = recipe.modalities.get(modality) or ModalityRecipe(kind=kind)
+        own = recipe.modalities.get(modality)
+        own = own if own and own.kind == kind else ModalityRecipe(kind=kind)
         usual = (own.pretrained[0] if request.pretrained and own.pretrained else own.encoder) or ""
         given = {key: _typed(value) for key, value in sets[modality].items()}
         found[modality] = [_encoder(own, kind, name, given, device) for name in named[modality] or [usual]]

@@ -25,7 +25,11 @@ RULES = {  # rule -> what was expected, what repairs it
     "bad-row": ("Every row of the annotation files can be understood.", "Fetch the file again, or correct the line."),
     "refused-list": ("Another version of the data has other labels or clips; the two are never mixed.", ""),
     "unsafe-path": ("Media paths are relative to --root and stay inside it.", "--root DIR"),
-    "missing-file": ("Every path names a file below --root.", "--root DIR, or --skip-bad to go on"),
+    "missing-file": (
+        "Every path names a file below the root.",
+        "the right --root or --data-root; --skip-bad, which carries them as missing; or mmbal data check ... "
+        "--complete-ids FILE, then --subset FILE",
+    ),
     "lfs-pointer": ("The files were never downloaded: these are Git LFS pointers.", "git lfs pull"),
     "bad-value": ("Vectors are numbers (space, ; or , between) or one .npy path, all of one length.", ""),
     "no-modality": ("A sample has at least one modality.", ""),
