@@ -20,6 +20,8 @@ from mmbal_cli.data.named import read_ids
 from mmbal_cli.data.problems import Problem
 from mmbal_cli.encode import SHIPPED, get_encoder
 from mmbal_cli.encode.base import Encoder
+from mmbal_cli.encode.catalogue import card_of
+from mmbal_cli.encode.families import FAMILIES
 from mmbal_cli.errors import CacheError, DeviceError, ManifestError, RecipeError, UsageError, nearest
 from mmbal_cli.recipe import (
     DatasetRecipe,
@@ -280,6 +282,9 @@ def _encoder(own: ModalityRecipe, kind: str, name: str, given: Mapping[str, Any]
     params = own.settings(name)
     if name == (own.encoder or ""):
         params |= {key: _typed(value) for key, value in own.params.items()}
+    card = card_of(name)
+    if card and FAMILIES[card.family].front == "clip":  # it sees as many frames as it was made for
+        params.pop("frames", None)
     if name and name not in SHIPPED:
         params.setdefault("device", device)
     return get_encoder(name, kind, **{**params, **given})

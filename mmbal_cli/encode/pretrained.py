@@ -114,7 +114,8 @@ class Pretrained(Encoder):
         needed, _ = families.together(self.checkpoint)
         if asked not in (0, needed) or self.settings.get("sampling") == "fps":
             told = "sampling=fps" if self.settings.get("sampling") == "fps" else f"frames={asked}"
-            raise EncoderError(f"'{self.name}' sees {needed} frames at once and cannot take {told}.")
+            found = f"'{self.name}' sees {needed} frames at once and cannot take {told}."
+            raise EncoderError(found, "", f"--set NAME.frames={needed}")
         return needed
 
     def spec(self) -> dict[str, Any]:

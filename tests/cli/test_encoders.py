@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmbal_cli.cli.target import Request, choose_encoders
 from mmbal_cli.encode import get_encoder
 from mmbal_cli.encode.catalogue import CATALOGUE
+from mmbal_cli.recipe import dataset_recipe, find_recipe
 from mmbal_cli.store.sets import read_arrays, read_set
 from tests.kit import models
 from tests.kit.cli import mmbal
@@ -91,3 +93,18 @@ def test_a_short_name_prepares_from_the_hub_cache_without_a_network(tmp_path: Pa
     shutil.rmtree(place)
     refused = mmbal("prepare", "t.csv", *chosen, "--name", "u", cwd=tmp_path, env=env, code=3)
     assert card.revision in refused.stderr.replace("\n", "").replace("│", "").replace(" ", "")
+
+
+def test_the_decoding_of_a_recipe_holds_for_any_encoder() -> None:
+    path = find_recipe("datasets", "nvgesture")
+    assert path
+    recipe = dataset_recipe(path)
+    kinds = dict.fromkeys(("rgb", "flow", "depth"), "video")
+    request = Request("nvgesture", encoders=["rgb=clip-b32,rgb=videomae-base", "flow=dinov2-base"])
+    chosen = choose_encoders(kinds, request, recipe)
+    assert [encoder.params["frames"] for encoder in chosen["rgb"]] == [8, 0]  # 0: as many as it was made for
+    assert chosen["flow"][0].settings == {"show": "flow"}
+    assert chosen["flow"][0].params["frames"] == 8
+    assert [encoder.name for encoder in chosen["depth"]] == ["hog-motion"]
+    better = choose_encoders(kinds, Request("nvgesture", pretrained=True), recipe)
+    assert [encoder.name for several in better.values() for encoder in several] == ["clip-b32"] * 3
