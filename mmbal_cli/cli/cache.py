@@ -88,6 +88,7 @@ def ls(cache: Cache = CACHE, format: Listings = Listing.table) -> None:
 
 def findings(cache: Path, name: str | None) -> list[Finding]:
     """Damage of one or all data sets; the missing index of an interrupted `prepare` is none."""
+    from mmbal_cli.data.named import damaged
     from mmbal_cli.store.index import INDEX, Finding, verify
     from mmbal_cli.store.sets import SET, read_set
 
@@ -99,6 +100,7 @@ def findings(cache: Path, name: str | None) -> list[Finding]:
                 read_set(cache, entry.dataset)
             except CacheError as error:
                 found.append(Finding(cache / entry.dataset, SET, error.found))
+            found += damaged(cache, entry.dataset)
         seen.add(entry.dataset)
         absent = not (entry.folder / INDEX).exists()
         found += [one for one in verify(entry.folder) if entry.used or not absent or one.shard != INDEX]

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmbal_cli.cli.console import stage
 from mmbal_cli.cli.target import Request, choose_encoders, inspect_samples, place_of, resolve
-from mmbal_cli.data.manifest import SPLITS, Manifest, Sample, file_of, part_of
+from mmbal_cli.data.manifest import SPLITS, Manifest, Sample
 from mmbal_cli.data.problems import RULES, Problem
 from mmbal_cli.data.sources import check_duplicates, digest_sources, keep_twins_in_train
+from mmbal_cli.data.values import file_of, part_of
 from mmbal_cli.encode.base import Encoder
 from mmbal_cli.encode.prepare import DEADLINE
 from mmbal_cli.encode.worker import command, read_job, readings

@@ -15,7 +15,8 @@ from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from mmbal_cli.data.manifest import SPLITS, Sample, file_of, part_of
+from mmbal_cli.data.manifest import SPLITS, Sample
+from mmbal_cli.data.values import file_of, part_of
 
 if TYPE_CHECKING:
     from mmbal_cli.data.near import Comparable, Twins

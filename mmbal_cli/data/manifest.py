@@ -23,6 +23,7 @@ from mmbal_cli.data.problems import EXAMPLES, Problem, shortened, summary_error
 from mmbal_cli.data.raw import Raw, Row, Spot
 from mmbal_cli.data.splits import carve_validation
 from mmbal_cli.data.tables import read_rows
+from mmbal_cli.data.values import Value, file_of
 from mmbal_cli.errors import ManifestError, MediaError, nearest
 from mmbal_cli.media import fragment
 from mmbal_cli.media.arrays import VALUE as ARRAY
@@ -34,8 +35,6 @@ FIXED = ("id", "split", "label", "group")
 TITLE = re.compile(r"[a-z0-9]+(?:[_.-][a-z0-9]+)*")  # of a data set: safe as a folder name
 NAME = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*")  # of a modality: without a dot, it names parameters too
 AS_GIVEN = "validation: as in the table"
-
-Value = str | tuple[float, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +67,6 @@ class Manifest:
         """Number of samples of each split, in the order train, val, test."""
         found = Counter(sample.split for sample in self.samples)
         return {split: found[split] for split in SPLITS}
-
-
-def file_of(kind: str, value: Value) -> str | None:
-    """Path (below the root) that a value names, or None for literal texts, numbers and missing values."""
-    if not isinstance(value, str):
-        return None
-    if kind == "text":
-        return value[5:] if value.startswith("file:") else None
-    if kind == "vector":
-        found = ARRAY.fullmatch(value)
-        return found["path"] if found else value
-    part = fragment.START.search(value) if kind in ("video", "audio") else None
-    return value[: part.start()] if part and part.start() else value
-
-
-def part_of(kind: str, value: Value) -> str:
-    """Which part of its file a value means: the fragment after the path, "" for all of it."""
-    path = file_of(kind, value)
-    return str(value)[len(path) :] if path and kind != "text" else ""
 
 
 def plain_name(path: Path) -> str:

@@ -19,7 +19,7 @@ from mmbal_cli.data.manifest import NAME, SPLITS
 from mmbal_cli.data.paths import CONTROL
 from mmbal_cli.errors import CacheError, ManifestError, UsageError, nearest
 from mmbal_cli.store.atomic import digest_of, plain_name, publish
-from mmbal_cli.store.index import Record, seal, unseal
+from mmbal_cli.store.index import Finding, Record, seal, unseal
 
 SPLIT_FOLDER, SUBSET_FOLDER = "splits", "subsets"
 EXAMPLES = 5
@@ -205,6 +205,18 @@ def read_split(cache: Path, dataset: str, name: str) -> NamedSplit:
         return unseal(path, NamedSplit)
     except CacheError as error:
         raise CacheError(error.found, "A split is made again from the same data.", f"rm {path}; {repair}") from error
+
+
+def damaged(cache: Path, dataset: str) -> list[Finding]:
+    """Stored splits and subsets that cannot be read as they were written."""
+    found = []
+    for folder, kind in ((SPLIT_FOLDER, NamedSplit), (SUBSET_FOLDER, _StoredSubset)):
+        for path in sorted((cache / dataset / folder).glob("*.json")):
+            try:
+                unseal(path, kind)
+            except CacheError as error:
+                found.append(Finding(path.parent, path.name, error.found))
+    return found
 
 
 # ------------------------------------------------------------------------------------------ overlay

@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmbal_cli.data.manifest import Manifest, Sample, file_of, part_of
+from mmbal_cli.data.manifest import Manifest, Sample
 from mmbal_cli.data.problems import Problem
+from mmbal_cli.data.values import file_of, part_of
 from mmbal_cli.errors import ManifestError
 from mmbal_cli.media.folder import members
 from mmbal_cli.store.atomic import canonical_json, digest_of, publish

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbal_cli.data.manifest import SPLITS, Manifest, Sample, file_of, part_of
+from mmbal_cli.data.manifest import SPLITS, Manifest, Sample
 from mmbal_cli.data.problems import shortened, summary_error
 from mmbal_cli.data.sources import check_duplicates, digest_sources, keep_twins_in_train, read_ledger, write_ledger
+from mmbal_cli.data.values import file_of, part_of
 from mmbal_cli.encode import SHIPPED
 from mmbal_cli.encode.base import Encoder
 from mmbal_cli.errors import CacheError, UsageError

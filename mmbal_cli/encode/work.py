@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from mmbal_cli.data.manifest import Sample, file_of, part_of
+from mmbal_cli.data.manifest import Sample
 from mmbal_cli.data.problems import EXAMPLES
+from mmbal_cli.data.values import file_of, part_of
 from mmbal_cli.encode.base import Encoder
 from mmbal_cli.encode.plan import ModalityPlan, Plan
 from mmbal_cli.encode.worker import Reading, read_job

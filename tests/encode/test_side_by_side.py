@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from mmbal_cli.data.features import load_features
+from mmbal_cli.data.named import named_split, store_split
 from mmbal_cli.errors import UsageError
 from mmbal_cli.store.sets import read_arrays, read_set, with_encoders
 from tests.kit.cli import invoke as run
+from tests.kit.faults import overwrite
 from tests.kit.models import make_model
 
 
@@ -91,3 +93,15 @@ def test_no_encoder_of_a_set_is_unused(both: Path) -> None:
     assert set(states.values()) == {"used"}
     run("cache", "gc", "--cache", str(both / "cache"), "--yes")
     assert load_features(both / "cache", "clips", encoders={"audio": "ears"})[1].shapes["audio"] == (16,)
+
+
+def test_a_stored_split_is_verified_with_the_features(both: Path) -> None:
+    cache = both / "cache"
+    parts = dict.fromkeys(read_arrays(cache, read_set(cache, "clips"))["ids"], "train")
+    store_split(cache, "clips", named_split("mine", parts, "by hand"))
+    assert "every byte is as it was written" in run("cache", "verify", "--cache", str(cache)).stdout
+    path = cache / "clips" / "splits" / "mine.json"
+    whole = path.read_bytes()
+    overwrite(path, whole.replace(b"train", b"tests", 1))
+    assert f"{path}: " in run("cache", "verify", "--cache", str(cache), code=1).stdout
+    overwrite(path, whole)
