@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from mmbal_cli.cli.console import emit_json, note, stage
 from mmbal_cli.cli.listing import say, show_rows
 from mmbal_cli.cli.options import Listing
 from mmbal_cli.cli.target import TABLES, Request, inspect_samples, place_of, resolve
-from mmbal_cli.data.audit import Audit, audit
+from mmbal_cli.data.audit import Audit, Finding, audit
 from mmbal_cli.data.datasets import get_reader
 from mmbal_cli.data.disjoint import SHARES, propose
 from mmbal_cli.data.manifest import AS_GIVEN, FIXED, SPLITS, Manifest, Sample, inspect_raw
@@ -83,12 +83,15 @@ def run(
     if report.overlaps or wanted:
         split, why = proposal(subject, report, name, parts, seed)
     stored = _store(cache, subject.name, split) if split and store else ""
+    copies = _copies(subject, split) if split else []
     if format is Listing.json:
-        emit_json(document(subject, report, split, why, stored))
+        emit_json(document(subject, report, split, why, stored, copies))
     else:
         show(subject, report)
         if split or why:
             _show_proposal(subject.name, split, why, stored)
+        for finding in copies:
+            note(f"{finding.severity}: in '{split.name if split else ''}' too, {finding.message}")
     return EXIT_OK if report.clean else EXIT_FINDINGS
 
 
@@ -256,6 +259,13 @@ def proposal(
     return named_split(name or subject.group, found, way, subject.group, seed), ""
 
 
+def _copies(subject: Subject, split: NamedSplit) -> list[Finding]:
+    """The same bytes in two parts of a proposal: groups are kept whole, and copies may be in two groups."""
+    samples = [replace(sample, split=split.parts[sample.id]) for sample in subject.samples]
+    found = audit(samples, subject.classes, subject.kinds, subject.digests).findings
+    return [finding for finding in found if finding.rule == "duplicate-source"]
+
+
 def _store(cache: Path, dataset: str, split: NamedSplit) -> str:
     """Store a proposal: what became of it, in a word."""
     if split.name in list_splits(cache, dataset):
@@ -267,12 +277,15 @@ def _store(cache: Path, dataset: str, split: NamedSplit) -> str:
 # -------------------------------------------------------------------------------------- the report
 
 
-def document(subject: Subject, report: Audit, split: NamedSplit | None, why: str, stored: str) -> dict[str, Any]:
+def document(
+    subject: Subject, report: Audit, split: NamedSplit | None, why: str, stored: str, copies: Sequence[Finding] = ()
+) -> dict[str, Any]:
     """For programs."""
     found: dict[str, Any] | None = None
     if split is not None:
         found = split.model_dump(mode="json", include={"name", "way", "by", "seed", "hash"})
         found |= {"counts": split.counts, "state": stored or "not stored"}
+        found |= {"findings": [asdict(finding) for finding in copies]}
     where = {"dataset": subject.name, "origin": subject.origin, "group": subject.group, "carved": subject.carved}
     return {"schema": 1, "report": "audit", **where, **report.document(), "proposal": found, "no_proposal": why}
 

@@ -242,10 +242,12 @@ def _decode_all(manifest: Manifest, encoders: dict[str, list[Encoder]], workers:
     with stage("decode", len(jobs)) as advance, closing(pool.run(jobs)) as results:
         for position, header, arrays in results:
             for modality, reading in readings(jobs[position], header, arrays).items():
-                if reading.error:
-                    reason = reading.error["reason"].replace(f"{manifest.root}/", "")
-                    message = f"{modality} of '{names[position]}': {reason}"
-                    found.append((names[position], modality, Problem("error", "undecodable", message)))
+                rule, reason = "undecodable", (reading.error or {}).get("reason")
+                if reading.facts.get("short"):  # decoders end quietly where a file was cut off
+                    rule, reason = "too-short", f"cut off, {reading.facts['short']} decoded"
+                if reason:
+                    message = f"{modality} of '{names[position]}': {reason.replace(f'{manifest.root}/', '')}"
+                    found.append((names[position], modality, Problem("error", rule, message)))
             advance(1)
     return found
 

@@ -104,7 +104,7 @@ def _subset(request: Request, manifest: Manifest) -> dict[str, Any]:
 
 def _up_to_date(plan: Plan) -> None:
     name, bad = plan.prepared.name, sum(len(index.bad) for index in plan.indexes().values())
-    if latest_set(plan.cache) != name:
+    if latest_set(plan.cache) != name or plan.earlier != plan.prepared:  # the sources may lie elsewhere now
         with suppress(CacheError):  # a read-only cache can still be used by name
             write_set(plan.cache, plan.prepared)
     for line in version_changes(plan):

@@ -16,16 +16,18 @@ if TYPE_CHECKING:
 
 def run(name: str | None, cache: Path, format: Listing, split: str | None = None, subset: str | None = None) -> None:
     """Probe a prepared set (the latest without a name), in a stored split and of a subset where they are given."""
-    from mmbal_cli.data.features import load_features
-    from mmbal_cli.data.named import find_subset, store_subset
+    from mmbal_cli.data.features import laid_over, load_features
+    from mmbal_cli.data.named import Overlay, find_subset, store_subset
     from mmbal_cli.report.probe import probe
-    from mmbal_cli.store.sets import latest_set
+    from mmbal_cli.store.sets import latest_set, read_set
 
     dataset = name or latest_set(cache)
     if dataset is None:
         raise CacheError(f"No data set is prepared in {cache}/.", "Prepare one first.", "mmbal prepare demo")
+    prepared = read_set(cache, dataset)
     kept = find_subset(cache, dataset, subset) if subset else None
     if kept:
+        laid_over(cache, prepared, Overlay(subset=kept))
         store_subset(cache, dataset, kept)
     found = probe(load_features(cache, dataset, split or "", kept.key if kept else "")[1])
     if format is Listing.json:

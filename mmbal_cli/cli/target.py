@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,9 @@ class Request:
     name: str | None = None
     classes: list[str] | None = None
     subset: str | None = None
-    encoders: Sequence[str] = ()
+    encoders: list[str] = field(default_factory=list)
     pretrained: bool = False
-    sets: Sequence[str] = ()
+    sets: list[str] = field(default_factory=list)
     dtype: str = "float16"
     chunk: int = 256
     max_bad: str = "1%"

@@ -79,9 +79,10 @@ def read_arrays_as_table(path: Path) -> Raw:
         raise ManifestError(f"{path} holds no arrays that can be read.", f"Expected {', '.join(FILES)} or a folder.")
     if not path.is_file():
         raise ManifestError(f"There is no file {path}.", "Expected a file of arrays.")
-    from mmbal_cli.media.arrays import check_packed, members
+    from mmbal_cli.media.arrays import check_packed, check_stored, members
 
     check_packed(path, members(path).values())
+    check_stored(path)
     found = {name: (f"{path.name}#{name}/", one) for name, one in members(path).items()}
     return _Table(path, found).raw(path.name)
 

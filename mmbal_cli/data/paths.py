@@ -66,13 +66,16 @@ class Files:
             if not (self.root / folder).is_dir():
                 return Fault("error", "missing-file", f"'{folder}': no such folder")
         try:
-            facts = [path.stat() for path in members(self.root / relative)]
+            pictures = members(self.root / relative)
+            facts = [path.stat() for path in pictures]
+            small = (path for path, one in zip(pictures, facts, strict=True) if 0 < one.st_size < LFS_LIMIT)
+            pointer = next((path.name for path in small if path.read_bytes().startswith(LFS_HEAD)), "")
         except (OSError, MediaError) as error:
             return Fault("error", "missing-file", f"'{relative}': {getattr(error, 'strerror', None) or error}")
         if not facts:
             return Fault("error", "missing-file", f"'{relative}' holds no pictures")
         self.sizes[relative] = (sum(one.st_size for one in facts), max(one.st_mtime_ns for one in facts))
-        return None
+        return Fault("error", "lfs-pointer", f"'{relative}': {pointer}") if pointer else None
 
     def _look(self, path: PurePosixPath, relative: str) -> Fault | None:
         outside = Fault("error", "unsafe-path", f"'{relative}' leads outside the root by a symbolic link")

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmbal_cli.data.paths import LFS_HEAD
 from mmbal_cli.data.problems import Problem
-from mmbal_cli.data.tables import read_utf8
+from mmbal_cli.data.tables import as_utf8
 from mmbal_cli.errors import ManifestError, RecipeError, nearest
 from mmbal_cli.store.atomic import digest_of
 
@@ -94,13 +95,20 @@ class Folder:
 
     def text(self, path: str) -> str:
         """A whole UTF-8 file, without its byte order mark."""
-        return read_utf8(self.root / path)
+        return as_utf8(self.root / path, self._bytes(path))
 
     def _bytes(self, path: str) -> bytes:
         try:
-            return (self.root / path).read_bytes()
+            if not (self.root / path).resolve().is_relative_to(self.root.resolve()):
+                raise ManifestError(f"{self.root / path} leads outside {self.root} by a symbolic link.")
+            found = (self.root / path).read_bytes()
         except OSError as error:
             raise ManifestError(f"Cannot read {self.root / path}: {error.strerror}.") from error
+        if found.startswith(LFS_HEAD):
+            raise ManifestError(
+                f"{self.root / path} was never downloaded: it is a Git LFS pointer.", "", "git lfs pull"
+            )
+        return found
 
 
 def _joined(folder: str, name: str) -> str:

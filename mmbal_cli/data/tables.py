@@ -33,18 +33,20 @@ def read_rows(path: Path) -> tuple[list[str], list[Row]]:
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise ManifestError(f"{path} is not a sample table.", "Expected a .csv, .tsv or .jsonl file.")
-    columns, rows = reader(path, read_utf8(path))
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ManifestError(f"Cannot read {path}: {error.strerror}.", "Expected a sample table.") from error
+    columns, rows = reader(path, as_utf8(path, data))
     if not rows:
         raise ManifestError(f"{path} holds no samples.", "Expected one row a sample below the header.")
     return columns, rows
 
 
-def read_utf8(path: Path) -> str:
-    """A whole annotation file without its byte order mark; ManifestError names the line that is not UTF-8."""
+def as_utf8(path: Path, data: bytes) -> str:
+    """The text of an annotation file without its byte order mark; ManifestError names the line that is not UTF-8."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ManifestError(f"Cannot read {path}: {error.strerror}.", "Expected a sample table.") from error
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ManifestError(

@@ -47,11 +47,19 @@ def predict_run(
         dataset or spec.dataset,
         *((spec.split, spec.subset, spec.encoders) if own else ()),
     )
-    if own and spec.split and features.split_hash != spec.split_hash:
+    if own and features.split_hash != spec.split_hash:
+        which = f"The split '{spec.split}' of '{spec.dataset}'" if spec.split else f"The split of '{spec.dataset}'"
         raise CacheError(
-            f"The split '{spec.split}' of '{spec.dataset}' is another one now (hash {features.split_hash[:8]}, "
+            f"{which} is another one now (hash {features.split_hash[:8]}, "
             f"the run was trained on {spec.split_hash[:8]}).",
             "Test samples of this one may have been trained on.",
+        )
+    if own and features.fingerprint != spec.fingerprint:
+        raise CacheError(
+            f"The features of '{spec.dataset}' are others now (fingerprint {features.fingerprint[:8]}, the run was "
+            f"trained on {spec.fingerprint[:8]}).",
+            "A model predicts from features made as those it was trained on.",
+            f"mmbal prepare {spec.dataset} ... (as for the run), or eval --fresh --dataset OTHER",
         )
     trained = json.loads((folder / "run.json").read_text())["data"]
     if list(features.classes) != trained["classes"]:

@@ -214,6 +214,22 @@ def check_packed(path: Path, used: Iterable[Member]) -> None:
         raise problem(path, f"{LARGE.format(size=size)}. {SMALLER}")
 
 
+def check_stored(path: Path) -> None:
+    """MediaError when a member of an .npz file that is not compressed does not match the checksum of the archive.
+
+    Rows of such members are mapped, so that nothing else compares them; compressed ones are compared as they are read.
+    """
+    if path.suffix.lower() != ".npz":
+        return
+    check_file(path)
+    with _readable(path, " as .npz"), zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1:
+                with archive.open(info) as stream:
+                    while stream.read(1 << 22):
+                        pass
+
+
 def members(path: Path) -> dict[str, Member]:
     """The arrays of a file by name ("" for the only one of .npy and IDX); MediaError when it cannot be used."""
     check_file(path)

@@ -18,6 +18,7 @@ from mmbal_cli.media.image import image_size
 from mmbal_cli.media.probe import MAX_SIDE, UNKNOWN, Header, opened, picture_streams, problem
 
 Finding = tuple[str, str]  # rule, reason
+SUSPECT = 1024  # bytes: of the pictures in a folder only the first, and those below this, are opened
 SLACK = 0.1  # seconds that a stated length may be short of a part: codecs and containers round
 
 
@@ -60,6 +61,9 @@ def _folder(path: Path, part: Fragment, need: Mapping[str, Any]) -> Iterator[Fin
     if not files:
         raise problem(path, "holds no pictures")
     yield from _small(files[0], image_size(files[0]), need)
+    for one in files[1:]:
+        if one.stat().st_size < SUSPECT:
+            image_size(one)  # raises where the file is empty or a pointer
     count = len(files) // (2 if is_pair(path) else 1)
     yield from _inside(path, part, count, None)
 

@@ -19,6 +19,7 @@ from tests.kit.cli import invoke as run
 from tests.kit.faults import overwrite
 from tests.kit.killer import contents, snapshot
 from tests.kit.lab import CLIPS
+from tests.kit.minis import handwritten
 
 
 @pytest.fixture
@@ -95,6 +96,23 @@ def test_recipe_file_and_repeat_by_name(here: Path) -> None:
     assert "up to date" in run("prepare", "talk").stdout  # by the name it was given, wherever the recipe lies
     run("prepare", "talk", "--set", "text.segments=1")
     assert read_arrays(here / "cache", read_set(here / "cache", "talk"))["features"]["text"].shape == (24, 2048)
+
+
+def test_a_repeat_by_name_keeps_encoders_and_settings(here: Path) -> None:
+    """Also of a known data set, and where only another option is given."""
+    own = sentences(here)
+    chosen = ("--encoder", "text=ngram-hash", "--set", "text.segments=2")
+    run("prepare", str(own), *chosen)
+    handwritten.build(here / "data" / "handwritten")
+    run("prepare", "handwritten", "--encoder", "pix=raw-vector", "--set", "pix.divide=2")
+    for name in ("my", "handwritten"):
+        before = read_set(here / "cache", name)
+        assert before.source["request"]["encoders"]
+        assert "up to date" in run("prepare", name).stdout
+        run("prepare", name, "--retry-bad")
+        after = read_set(here / "cache", name)
+        assert after.source["request"]["sets"] == before.source["request"]["sets"]
+        assert after.fingerprint == before.fingerprint
 
 
 def test_latest_follows_the_last_call(here: Path) -> None:

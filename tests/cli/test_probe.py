@@ -47,6 +47,16 @@ def test_what_it_refuses(place: Path) -> None:
     mmbal("data", "probe", "tiny", "--split", "test", cwd=place, code=2)  # a stored split's name, never a part's
 
 
+def test_a_subset_is_kept_only_where_it_fits(place: Path) -> None:
+    (place / "mine.txt").write_text("nobody\n")
+    assert (
+        "are not in 'tiny': nobody" in mmbal("data", "probe", "tiny", "--subset", "mine.txt", cwd=place, code=3).stderr
+    )
+    mmbal("data", "probe", "tinny", "--subset", "mine.txt", cwd=place, code=3)
+    mmbal("data", "probe", "../beside", "--subset", "mine.txt", cwd=place, code=3)
+    assert not list(place.rglob("subsets"))
+
+
 def test_a_damaged_shard_is_not_probed(place: Path) -> None:
     shard = next((place / "cache" / "tiny").glob("text--*/*.h5"))
     shard.chmod(0o644)

@@ -106,6 +106,26 @@ def test_a_stored_split_is_kept(work: Path, capsys: pytest.CaptureFixture[str]) 
     assert "proposed split 'person'" in shown.out
 
 
+def test_a_proposal_says_what_copies_it_leaves_in_two_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same bytes under two groups: whole groups do not keep them together."""
+    (tmp_path / "x").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(120):
+        np.save(tmp_path / "x" / f"{number}.npy", rng.normal(size=3))
+    np.save(tmp_path / "x" / "copy.npy", np.arange(3.0))
+    for number in range(15):  # one sample of every group
+        (tmp_path / "x" / f"{8 * number}.npy").write_bytes((tmp_path / "x" / "copy.npy").read_bytes())
+    table(tmp_path / "my.csv", spoil=lambda row: f"x/{row}.npy,1 2")
+    found = report(capsys, str(tmp_path / "my.csv"), tmp_path / "cache", 1)["proposal"]
+    assert found["counts"]["train"]
+    assert any("left: the same bytes are in train and test" in one["message"] for one in found["findings"])
+    assert all(one["rule"] == "duplicate-source" for one in found["findings"])
+    run(Request(target=str(tmp_path / "my.csv")), tmp_path / "cache")
+    assert "error: in 'group' too, left: the same bytes are in train and test" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
 def test_a_table_is_audited_without_media_and_even_without_modalities(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,3 +269,20 @@ def test_samples_without_data_and_a_split_that_is_not_the_same_any_more(tmp_path
     store_split(tmp_path / "cache", "my", named_split("other", moved, "by hand"))
     refused = inside("eval", run_name, "--fresh", cwd=tmp_path, code=3).stderr
     assert "is another one now" in refused
+
+
+def test_a_set_prepared_again_with_another_split_is_not_predicted_afresh(tmp_path: Path, inside: Inside) -> None:
+    """What was trained on may be its test now."""
+    own = table(tmp_path / "my.csv")
+    inside("prepare", "my.csv", cwd=tmp_path)
+    mmbal("train", "-m", "concat", *SMALL, "--seeds", "1,", "--jobs", "1", cwd=tmp_path)
+    run_name = next((tmp_path / "runs").iterdir()).name
+    inside("eval", run_name, "--fresh", cwd=tmp_path)
+    names = {"train": "test", "test": "train", "split": "split"}
+    rows = [line.split(",") for line in own.read_text().splitlines()]
+    own.write_text("".join(",".join([row[0], names[row[1]], *row[2:]]) + "\n" for row in rows))
+    inside("prepare", "my.csv", cwd=tmp_path)
+    for more in (("--fresh",), ("--dataset", "my")):
+        refused = inside("eval", run_name, *more, cwd=tmp_path, code=3).stderr
+        assert "The split of 'my' is another one now" in refused
+    assert inside("eval", run_name, cwd=tmp_path).stdout  # saved predictions stay

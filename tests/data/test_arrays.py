@@ -404,6 +404,15 @@ def test_an_encrypted_or_strange_archive_is_refused(tmp_path: Path) -> None:
         read_arrays_as_table(tmp_path / "x.npz")
 
 
+def test_a_changed_byte_of_an_array_that_is_not_compressed_is_found(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", **plain())
+    data = bytearray((tmp_path / "x.npz").read_bytes())
+    data[data.index(plain()["face"].tobytes()) + 5] ^= 1  # in the fraction of a number: still finite
+    (tmp_path / "x.npz").write_bytes(data)
+    with pytest.raises(MediaError, match=r"CRC-32 for file 'face\.npy'"):
+        read_arrays_as_table(tmp_path / "x.npz")
+
+
 def test_a_row_of_another_shape_is_that_samples_fault(tmp_path: Path) -> None:
     folder = tmp_path / "f"
     (folder / "a").mkdir(parents=True)

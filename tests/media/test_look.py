@@ -157,6 +157,11 @@ def test_folders_of_pictures(tmp_path):
     ((rule, reason),) = look("video", f"{tmp_path}/{{u,v}}/clip")
     assert rule == "undecodable"
     assert "has 4 pictures in u and 3 in v" in reason
+    (tmp_path / "u" / "clip" / "2.png").write_bytes(b"")
+    assert look("video", str(tmp_path / "u" / "clip")) == [
+        ("undecodable", f"{tmp_path}/u/clip/2.png: is empty"),
+    ]
+    write_png(tmp_path / "u" / "clip" / "2.png", noise(20, 30))
     (tmp_path / "u" / "clip" / "3.png").unlink()
     assert look("video", f"{tmp_path}/{{u,v}}/clip#frames=0,3") == []
 

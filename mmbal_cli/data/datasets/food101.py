@@ -179,7 +179,7 @@ def _records(folder: Folder, path: str, problems: list[Problem]) -> Iterator[tup
             problems.append(Problem("error", "bad-row", str(error), taken[0][0], path))
             continue
         line = taken[0][0]
-        swallowed = [number for number, text in taken[1:] if PICTURE.match(text.partition(",")[0])]
+        swallowed = [number for number, text in taken[1:] if any(PICTURE.fullmatch(c.strip()) for c in text.split(","))]
         if swallowed:
             found = f"a quotation mark is not closed and swallows lines {swallowed[0]} to {swallowed[-1]}"
             problems.append(Problem("error", "bad-row", found, line, path))

@@ -23,6 +23,7 @@ PUBLISHED = "kinetics-sounds-ogmge"
 MERGED, JSON, INDEX = "kinetics_sounds_ogmge.csv", "KS_train_val.json", "class.txt"
 SUBSETS = {"training": "train", "validation": "val", "testing": "test"}
 ID = re.compile(r"[A-Za-z0-9_-]{11}(_\d{1,6}){0,2}")
+INDEX_OF = re.compile(r"\d{1,4}")  # of a class
 SECONDS = "10"
 NOTABLE = 0.15  # of a class missing: 3 to 15 % is usual
 LEAST = 0.5  # of a test class that must be there
@@ -208,7 +209,7 @@ def _json(folder: Folder, path: str, problems: list[Problem]) -> Iterator[Entry]
         for key in re.findall(r'"([^"]+)"\s*:\s*\{', line):
             lines.setdefault(key, number)
     for key, subset, label in items:
-        name = names[int(label)] if label.isdecimal() and int(label) < len(names) else label
+        name = names[int(label)] if INDEX_OF.fullmatch(label) and int(label) < len(names) else label
         yield Entry(Spot(path, lines.get(key, 1)), key, SUBSETS.get(subset.lower(), subset), "", name)
 
 
@@ -222,9 +223,9 @@ def _label(entry: Entry, problems: list[Problem]) -> str:
     if not ID.fullmatch(entry.id):
         return refuse("bad-row", f"id {entry.id[:60]!r} is not YOUTUBEID_start or YOUTUBEID_start_end")
     known, name = classes(), plain(entry.name)
-    if name in FOREIGN or (entry.number.isdecimal() and int(entry.number) in (31, 32)):
+    if name in FOREIGN or entry.number in ("31", "32"):
         return refuse("refused-list", f"label {entry.name or entry.number} exists only in the 33-class version")
-    if entry.number and not (entry.number.isdecimal() and int(entry.number) < len(known)):
+    if entry.number and not (INDEX_OF.fullmatch(entry.number) and int(entry.number) < len(known)):
         return refuse("unknown-label", f"label index {entry.number[:20]!r} is outside 0 to {len(known) - 1}")
     if name and name not in known:
         return refuse("unknown-label", f"label {entry.name!r}. {nearest(name, known)}")

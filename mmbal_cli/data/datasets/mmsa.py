@@ -69,7 +69,7 @@ def read(folder: Folder, options: Mapping[str, str]) -> Raw:
 
 
 def _parts(folder: Folder, options: Mapping[str, str], problems: list[Problem]) -> tuple[str, list[Part]]:
-    from mmbal_cli.media.arrays import check_packed, members
+    from mmbal_cli.media.arrays import check_packed, check_stored, members
 
     found, pickled = _candidates(folder, options)
     if not found and pickled:
@@ -85,6 +85,7 @@ def _parts(folder: Folder, options: Mapping[str, str], problems: list[Problem]) 
     for file in files:
         arrays = members(folder.root / file)
         check_packed(folder.root / file, arrays.values())
+        check_stored(folder.root / file)
         groups = split_parts(arrays) if len(files) == 1 else {_part_of(file): {name: name for name in arrays}}
         for split, names in groups.items():
             if split:
@@ -236,11 +237,14 @@ def _column(
     lengths = _lengths(part, modality, one.shape, problems)
     values: list[str | None] = []
     odd: list[str] = []
+    unusable: set[str] = set()
     beyond = 0
     for start, block in one.blocks():
         there, unclean = _looked_at(block)
         for n in range(len(block)):
             row = start + n
+            if unclean[n] and not there[n].any():
+                unusable.add(ids[row])
             fill = "&fill=0" if unclean[n] and modality == "audio" else ""
             odd += [ids[row]] * bool(fill)
             steps = there[n]
@@ -251,7 +255,8 @@ def _column(
     empty = [ids[n] for n, value in enumerate(values) if value is None]
     where = f"of {part.split} "
     if empty:
-        problems.append(_noted(f"{modality} {where}is all zeros in {len(empty)} samples and counts as missing", empty))
+        what = "is all zeros" + " or not finite" * bool(unusable & {*empty})
+        problems.append(_noted(f"{modality} {where}{what} in {len(empty)} samples and counts as missing", empty))
     if odd:
         problems.append(
             _noted(f"{modality} {where}holds -inf or NaN in {len(odd)} samples; those values become 0", odd)

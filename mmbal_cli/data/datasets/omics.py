@@ -167,7 +167,7 @@ def _filled(view: str, table: Table, labels: Labels, gaps: str, problems: list[P
 def _mogonet(folder: Folder, gaps: str) -> Raw:
     """N_tr.csv and N_te.csv without header or ids, rows in the order of labels_tr.csv and labels_te.csv."""
     problems: list[Problem] = []
-    numbers = sorted(stem[:-3] for stem in folder.stems("", ".csv") if re.fullmatch(r"\d+_tr", stem))
+    numbers = sorted({stem[:-3] for stem in folder.stems("", ".csv") if re.fullmatch(r"\d+_(tr|te)", stem)})
     labels: Labels = {}
     tables: dict[str, Table] = {MOGONET.get(number, f"view{number}"): {} for number in numbers}
     for part in ("tr", "te"):

@@ -31,7 +31,9 @@ VIDEOS = ("UCF-101", "UCF101", "videos")
 FRAMES, FLOW = "jpegs_256", "tvl1_flow"
 CLASSES, FEWEST = 101, 28
 SPELLED = {"handstandpushups": "HandstandPushups"}  # of files and of some copies of the lists: HandStandPushups
-CLIP = re.compile(r"(?P<class>[^/\s]+)/(?P<id>v_(?P<again>[^/\s]+)_g(?P<group>\d+)_c\d+)\.avi(?:\s+(?P<index>\d+))?")
+CLIP = re.compile(
+    r"(?P<class>[^/\s]+)/(?P<id>v_(?P<again>[^/\s]+)_g(?P<group>\d+)_c\d+)\.avi(?:\s+(?P<index>\d{1,4}))?"
+)
 
 
 @dataclass
@@ -127,7 +129,7 @@ def _classes(folder: Folder, path: str, problems: list[Problem]) -> dict[str, tu
     found: dict[str, tuple[str, int]] = {}
     for line, text in folder.lines(path, problems):
         cells = text.split()
-        if len(cells) != 2 or not cells[0].isdecimal():
+        if len(cells) != 2 or not re.fullmatch(r"\d{1,4}", cells[0]):
             problems.append(Problem("error", "bad-row", f"'{text}' is not of the form NUMBER NAME", line, path))
         elif cells[1].lower() in found or any(int(cells[0]) == index for _, index in found.values()):
             problems.append(Problem("error", "bad-row", f"'{text}' repeats a name or a number", line, path))

@@ -50,9 +50,10 @@ def _handwritten(folder: Folder) -> Raw:
 
 def _digits_npz(folder: Folder, name: str) -> Raw:
 
-    from mmbal_cli.media.arrays import members
+    from mmbal_cli.media.arrays import check_stored, members
 
     found = members(folder.root / name)
+    check_stored(folder.root / name)
     missing = sorted({*VIEWS, "label", "is_test"} - found.keys())
     if missing:
         raise ManifestError(f"{folder.root / name} holds no '{missing[0]}'.", f"It holds {', '.join(sorted(found))}.")
@@ -136,7 +137,11 @@ def _digits_text(folder: Folder, place: str) -> Raw:
                 problems.append(Problem("error", "bad-row", found, line, path))
             values[view].append(row if row is not None and len(row) == width else [math.nan] * width)
     count = len(values["pix"])
-    each = max(1, count // DIGITS)
+    each = max(1, count // DIGITS)  # the labels are in no file: they follow from the place of a line
+    if count != DIGITS * EACH:
+        said = f"{count} lines, UCI's have {DIGITS * EACH}; as many of each digit are assumed"
+        severity, rule = ("warning", "quirk") if count % DIGITS == 0 else ("error", "bad-row")
+        problems.append(Problem(severity, rule, said, None, f"{place}mfeat-pix"))
     labels = [min(n // each, DIGITS - 1) for n in range(count)]
     held = max(1, each * HELD_OUT // EACH)
     splits = ["test" if n % each >= each - held else "train" for n in range(count)]

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from mmbal_cli.cli.checking import examine
+from mmbal_cli.cli.target import Request
 from mmbal_cli.data.datasets.cremad import ID, OPTIONS, published, read
 from mmbal_cli.data.lists import SHIPPED, shipped
 from mmbal_cli.data.raw import Folder, NoLayout, Raw, chosen, listed_hash
 from mmbal_cli.recipe import DatasetRecipe, dataset_recipe, find_recipe
-from tests.kit.minis.common import sound
+from tests.kit.minis.common import clip, sound
 from tests.kit.minis.cremad import TEST, TRAIN, build, build_frames, build_mp4, lists
 
 COUNTS = {  # of the spec, counted in the published files
@@ -236,3 +238,13 @@ def test_nothing_but_lists_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Path, "read_bytes", lambda path: (opened.append(path.name), plain(path))[1])
     read_(tmp_path)
     assert sorted(opened) == ["test.csv", "train.csv"]
+
+
+def test_a_video_that_is_cut_off_under_a_whole_header_is_found_by_decoding(tmp_path: Path) -> None:
+    build(tmp_path)
+    path = clip(tmp_path / f"VideoFlash/{TRAIN[0]}.flv", 99, frames=60, size=64)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 10])
+    request = Request("cremad", data_root=str(tmp_path))
+    found = examine(request, tmp_path / "cache", full=True, workers=1).findings
+    assert [problem.rule for problem in found] == ["too-short"]
+    assert f"video of '{TRAIN[0]}': cut off, " in found[0].message

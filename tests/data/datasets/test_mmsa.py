@@ -112,7 +112,7 @@ def test_audio_that_is_not_finite_becomes_zero_and_nothing_else_does(tmp_path: P
     assert raw.rows[2][1]["audio"] is None
     said = " ".join(str(p) for p in raw.problems)
     assert "audio of train holds -inf or NaN in 2 samples" in said
-    assert "audio of train is all zeros in 1 samples and counts as missing: clip1$_$0" in said
+    assert "audio of train is all zeros or not finite in 1 samples and counts as missing: clip1$_$0" in said
 
 
 def test_other_widths_are_said_and_the_other_set_is_refused(tmp_path: Path) -> None:

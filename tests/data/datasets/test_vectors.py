@@ -28,7 +28,8 @@ def test_all_three_layouts_give_the_same_numbers(tmp_path: Path) -> None:
         build(tmp_path / name)
         raw = found(tmp_path / name, "handwritten")
         assert list(raw.modalities) == list(VIEWS)
-        assert raw.problems == []
+        said = ["50 lines, UCI's have 2000; as many of each digit are assumed"] if name == "uci" else []
+        assert [problem.message for problem in raw.problems] == said
         made[name] = raw
     first, second = made["npz"], made["mat"]
     same = [[{k: row[k] for k in ("id", "split", "label", "group")} for _, row in raw.rows] for raw in (first, second)]
@@ -141,6 +142,14 @@ def test_mogonet_knows_its_studies_by_their_widths(tmp_path: Path) -> None:
     assert list(raw.modalities) == ["mrna", "meth", "mirna"]
     assert [row["id"] for _, row in raw.rows][5:7] == ["tr-0005", "te-0000"]
     assert np.array_equal(raw.rows[6][1]["meth"], np.loadtxt(tmp_path / "2_te.csv", delimiter=",")[0])
+
+
+@pytest.mark.parametrize("part", ["tr", "te"])
+def test_a_view_of_mogonet_with_one_part_is_not_left_out(tmp_path: Path, part: str) -> None:
+    multi_omics.mogonet(tmp_path)
+    (tmp_path / f"3_{part}.csv").unlink()
+    with pytest.raises(ManifestError, match=f"3_{part}.csv"):
+        found(tmp_path, "multi-omics")
 
 
 def test_nothing_there_is_said(tmp_path: Path) -> None:

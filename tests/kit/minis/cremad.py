@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.kit.minis.common import Pitfall, clip, picture, replace, sound
+from tests.kit.minis.handwritten import instead
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 80000\n"
 TRAIN = [f"{9001 + n}_ABC_{code}_{'MD' if n == 5 else 'XX'}" for n in range(6) for code in ("NEU", "HAP", "ANG")]
@@ -65,6 +67,10 @@ def _copy(root: Path, source: str, target: str) -> None:
     (root / target).write_bytes((root / source).read_bytes())
 
 
+def _frame(text: str) -> Callable[[Path], object]:
+    return lambda root: (root / f"Image-01-FPS/{_FIRST}/00001.jpg").write_text(text)
+
+
 def _old_name(root: Path) -> None:
     path = root / f"AudioWAV/{_FIRST}.wav"
     path.rename(path.with_stem(_FIRST[:-1]))
@@ -118,5 +124,9 @@ PITFALLS = (
         "undecodable",
         _FIRST,
     ),
+    Pitfall("few-frames", lambda root: clip(root / f"VideoFlash/{_FIRST}.flv", 99, frames=2), "too-short", _FIRST),
+    Pitfall("many-takes", lambda root: clip(root / f"VideoFlash/{_FIRST}.flv", 9, frames=120), "too-long", _FIRST),
+    Pitfall("frame-pointer", instead(build_frames, _frame(POINTER)), "lfs-pointer", f"{_FIRST}': 00001.jpg"),
+    Pitfall("frame-empty", instead(build_frames, _frame("")), "undecodable", f"{_FIRST}/00001.jpg: is empty"),
     Pitfall("same-actors", lambda root: None, "group-overlap", "9001"),
 )

@@ -124,6 +124,18 @@ def _as_full(root: Path, change: str, text: bytes | None) -> None:
         (root / change).write_bytes(text)
 
 
+def _open_quote(root: Path) -> None:
+    """The picture in the second column, and a title that swallows the rows up to the next quotation mark."""
+    for path in (root / "texts").iterdir():
+        path.unlink()
+    (root / "texts").rmdir()
+    write_titles(root / "texts", ("label", "image", "text"), (2, 0, 1))
+    path = root / "texts/train_titles.csv"
+    header, _, *lines = path.read_text("utf-8").replace('"', "").replace(", cr", " cr").splitlines()
+    lines[3] += '"'
+    path.write_text("\n".join([header, 'apple_pie,apple_pie_0.jpg,"easy pie', *lines, ""]), "utf-8")
+
+
 def _append(root: Path, line: str) -> None:
     path = root / "texts/test_titles.csv"
     path.write_bytes(path.read_bytes() + line.encode())
@@ -150,6 +162,7 @@ PITFALLS = (
     Pitfall(
         "quote", lambda r: _append(r, 'pho_8.jpg,"soup,pho\npho_9.jpg,soup,pho\n'), "bad-row", "swallows lines 8 to 8"
     ),
+    Pitfall("quote-last", _open_quote, "bad-row", "train_titles.csv, line 2: a quotation mark is not closed"),
     Pitfall("twice", lambda r: _append(r, "pho_6.jpg,soup,pho\n"), "duplicate-id", "pho_pho_6.jpg"),
     Pitfall(
         "same-picture",

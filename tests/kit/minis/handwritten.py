@@ -88,10 +88,24 @@ def _short(root: Path) -> None:
     replace(path, f" {last}\n", "\n")
 
 
+def _lose(lines: slice) -> Callable[[Path], None]:
+    """Lines lost in all six files."""
+
+    def plant(root: Path) -> None:
+        for path in (root / "mfeat").iterdir():
+            kept = path.read_text().splitlines(keepends=True)
+            del kept[lines]
+            path.write_text("".join(kept))
+
+    return plant
+
+
 PITFALLS = (
     Pitfall("twin-rows", _change("views", 45, 3), "duplicate-source", "tmc-0003 (train) and tmc-0045 (test)"),
     Pitfall("label", _change("label", 4, 11), "bad-row", "label 11, expected 0 to 9"),
     Pitfall("word", instead(uci, _word), "bad-row", "mfeat/mfeat-zer, line 7: expected 47 numbers"),
+    Pitfall("line-lost", instead(uci, _lose(slice(7, 8))), "bad-row", "mfeat-pix: 49 lines, UCI's have 2000"),
+    Pitfall("ten-lines-lost", instead(uci, _lose(slice(7, 17))), "quirk", "40 lines, UCI's have 2000"),
     Pitfall("short-line", instead(uci, _short), "bad-row", "mfeat/mfeat-mor"),
 )
 VARIANTS = {"tmc-matlab": tmc, "uci-text": uci}

@@ -119,6 +119,7 @@ def _move(root: Path, folder: str) -> None:
     _file(root).rename(target / FILE)
 
 
+LATER = "AbCdEfGhIjK_000012_000022"
 PITFALLS = (
     Pitfall("removed", lambda root: _file(root).unlink(), "missing-file", FILE.removesuffix(".mp4")),
     Pitfall("rate", lambda root: _file(root).unlink(), "missing-rate", "train: 1 of 12 clips are missing (8.3%)"),
@@ -138,6 +139,7 @@ PITFALLS = (
     Pitfall("too-short", lambda root: clip(_file(root), 9, frames=5), "too-short", FIRST[0]),
     Pitfall("index-31", lambda root: _append(root, "AbCdEfGhIjK_000012_000022,10,31"), "refused-list", "33-class"),
     Pitfall("index-77", lambda root: _append(root, "AbCdEfGhIjK_000012_000022,10,77"), "unknown-label", "index '77'"),
+    Pitfall("index-9999...", lambda root: _append(root, f"{LATER},10,{5000 * '9'}"), "unknown-label", "index '9999"),
     Pitfall(
         "33-classes",
         lambda root: (root / "class.txt").write_text("blowing nose, bowling, tying_tie, finger snapping"),

@@ -160,6 +160,8 @@ PITFALLS = (
     Pitfall("too few frames", _few_frames, "too-short", stem("Archery", 8)),
     Pitfall("no media", _no_pictures, "undecodable", stem("Archery", 8)),
     Pitfall("other class number", swap(TRAIN, LINE, LINE[:-1] + "4"), "label-mismatch", "line 4"),
+    Pitfall("endless class number", swap(TRAIN, LINE, LINE + 5000 * "9"), "bad-row", f"{TRAIN}, line 4"),
+    Pitfall("endless class index", swap(f"{LISTS}/classInd.txt", "50 K", 5000 * "9" + " K"), "bad-row", "line 50"),
     Pitfall("no class number", swap(TRAIN, LINE, LINE[:-2]), "bad-row", "no class number"),
     Pitfall("misspelt class", swap(TRAIN, LINE, "Archrey" + LINE[7:]), "unknown-label", "Archery"),
     Pitfall("clip of another class", swap(TRAIN, LINE, "YoYo" + LINE[7:]), "label-mismatch", "YoYo"),
