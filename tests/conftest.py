@@ -54,7 +54,7 @@ def inside(
         assert "Traceback" not in shown.err
         return CompletedProcess(args, code, shown.out, shown.err)
 
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     yield call
     for number, handler in handlers.items():  # a forked pool that inherits those of the command line never ends
         signal.signal(number, handler)

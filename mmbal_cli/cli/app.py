@@ -72,13 +72,16 @@ def _stop(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGALRM, lambda _, later: _stop(number, later))
         signal.setitimer(signal.ITIMER_REAL, 0.01)
         return
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     raise Interrupted(f"Stopped by {signal.Signals(number).name}.", KEPT)
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the documented code."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, _stop)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _stop)
     try:
         app(args=argv)
     except MmbalError as error:

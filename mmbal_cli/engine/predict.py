@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from mmbal_cli.data.features import Stats, load_features
+from mmbal_cli.data.features import FeatureSet, Stats, load_features
 from mmbal_cli.engine.device import resolve_device
 from mmbal_cli.engine.feed import Feed, predictions
 from mmbal_cli.engine.job import restore
@@ -47,20 +47,8 @@ def predict_run(
         dataset or spec.dataset,
         *((spec.split, spec.subset, spec.encoders) if own else ()),
     )
-    if own and features.split_hash != spec.split_hash:
-        which = f"The split '{spec.split}' of '{spec.dataset}'" if spec.split else f"The split of '{spec.dataset}'"
-        raise CacheError(
-            f"{which} is another one now (hash {features.split_hash[:8]}, "
-            f"the run was trained on {spec.split_hash[:8]}).",
-            "Test samples of this one may have been trained on.",
-        )
-    if own and features.fingerprint != spec.fingerprint:
-        raise CacheError(
-            f"The features of '{spec.dataset}' are others now (fingerprint {features.fingerprint[:8]}, the run was "
-            f"trained on {spec.fingerprint[:8]}).",
-            "A model predicts from features made as those it was trained on.",
-            f"mmbal prepare {spec.dataset} ... (as for the run), or eval --fresh --dataset OTHER",
-        )
+    if own:
+        _refuse_others(spec, features)
     trained = json.loads((folder / "run.json").read_text())["data"]
     if list(features.classes) != trained["classes"]:
         raise UsageError(f"'{features.name}' has classes {list(features.classes)}, the run {trained['classes']}.")
@@ -96,3 +84,21 @@ def predict_run(
 def _stats(folder: Path, seed: int, mods: dict[str, tuple[int, ...]]) -> Stats:
     file = load_file(folder / f"seed-{seed}" / "model.safetensors")
     return {m: (file[f"input/{m}/mean"], file[f"input/{m}/deviation"]) for m in mods}
+
+
+def _refuse_others(spec: RunSpec, features: FeatureSet) -> None:
+    """The data set may have been prepared again since the run: CacheError when it has another split or features."""
+    if features.split_hash != spec.split_hash:
+        which = f"The split '{spec.split}' of '{spec.dataset}'" if spec.split else f"The split of '{spec.dataset}'"
+        raise CacheError(
+            f"{which} is another one now (hash {features.split_hash[:8]}, "
+            f"the run was trained on {spec.split_hash[:8]}).",
+            "Test samples of this one may have been trained on.",
+        )
+    if features.fingerprint != spec.fingerprint:
+        raise CacheError(
+            f"The features of '{spec.dataset}' are others now (fingerprint {features.fingerprint[:8]}, the run was "
+            f"trained on {spec.fingerprint[:8]}).",
+            "A model predicts from features made as those it was trained on.",
+            f"mmbal prepare {spec.dataset} ... (as for the run), or eval --fresh --dataset OTHER",
+        )

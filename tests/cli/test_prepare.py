@@ -188,6 +188,24 @@ def test_bad_samples_are_shown_with_their_reasons(lab: Path, here: Path) -> None
     assert "2 bad samples carried as missing" in again
 
 
+@pytest.mark.parametrize(("number", "error"), [("SIGTERM", "Interrupted"), ("SIGINT", "KeyboardInterrupt")])
+def test_a_signal_in_a_weak_reference_s_callback_is_not_lost(number: str, error: str) -> None:
+    """Python prints what is raised there, and goes on."""
+    code = f"""
+import signal, time, weakref
+from types import SimpleNamespace
+from mmbal_cli.cli import app
+app._stop(signal.{number}, SimpleNamespace(f_code=SimpleNamespace(co_filename=weakref.__file__)))
+try:
+    time.sleep(20)
+except BaseException as error:
+    print(type(error).__name__)
+"""
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60)
+    assert said.stdout == f"{error}\n", said.stderr
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
 def test_signals_are_resumable(lab: Path, tmp_path: Path, number: int, code: int) -> None:
     words = ["prepare", str(lab / "manifest.csv"), "--chunk", "2", "--workers", "1"]
