@@ -12,10 +12,10 @@ from mmbal_cli.cli.console import emit_json, note, stage
 from mmbal_cli.cli.listing import say, show_rows
 from mmbal_cli.cli.options import Listing
 from mmbal_cli.cli.target import TABLES, Request, inspect_samples, place_of, resolve
-from mmbal_cli.data.audit import Audit, Finding, audit
+from mmbal_cli.data.audit import Audit, Finding, audit, copies
 from mmbal_cli.data.datasets import get_reader
 from mmbal_cli.data.disjoint import SHARES, propose
-from mmbal_cli.data.manifest import AS_GIVEN, FIXED, SPLITS, Manifest, Sample, inspect_raw
+from mmbal_cli.data.manifest import AS_GIVEN, FIXED, KINDS, SPLITS, Manifest, Sample, inspect_raw
 from mmbal_cli.data.named import NamedSplit, Subset, list_splits, named_split, read_ids, read_split, store_split
 from mmbal_cli.data.problems import Problem, summary_error
 from mmbal_cli.data.raw import Raw, Row
@@ -83,14 +83,14 @@ def run(
     if report.overlaps or wanted:
         split, why = proposal(subject, report, name, parts, seed)
     stored = _store(cache, subject.name, split) if split and store else ""
-    copies = _copies(subject, split) if split else []
+    twice = _copies(subject, split) if split else []
     if format is Listing.json:
-        emit_json(document(subject, report, split, why, stored, copies))
+        emit_json(document(subject, report, split, why, stored, twice))
     else:
         show(subject, report)
         if split or why:
             _show_proposal(subject.name, split, why, stored)
-        for finding in copies:
+        for finding in twice:
             note(f"{finding.severity}: in '{split.name if split else ''}' too, {finding.message}")
     return EXIT_OK if report.clean else EXIT_FINDINGS
 
@@ -163,17 +163,11 @@ def _without_modalities(request: Request, recipe: DatasetRecipe) -> tuple[Manife
     place = place_of(request, recipe)
     columns, rows = read_rows(place)
     folded = {column.strip().lower(): column for column in columns}
-    if not set(FIXED[:3]) <= folded.keys() or any(":" in name or name in _kinds() for name in folded):
+    if not set(FIXED[:3]) <= folded.keys() or any(":" in name or name in KINDS for name in folded):
         return None
     plain: list[Row] = [(line, {name: row.get(folded.get(name, ""), "") for name in FIXED}) for line, row in rows]
     name = request.name or recipe.name
     return inspect_raw(Raw("", "", {}, plain), place.parent, request.classes or recipe.classes, name)
-
-
-def _kinds() -> tuple[str, ...]:
-    from mmbal_cli.data.manifest import KINDS
-
-    return KINDS
 
 
 def _prepared(request: Request, cache: Path, name: str) -> Subject:
@@ -262,8 +256,7 @@ def proposal(
 def _copies(subject: Subject, split: NamedSplit) -> list[Finding]:
     """The same bytes in two parts of a proposal: groups are kept whole, and copies may be in two groups."""
     samples = [replace(sample, split=split.parts[sample.id]) for sample in subject.samples]
-    found = audit(samples, subject.classes, subject.kinds, subject.digests).findings
-    return [finding for finding in found if finding.rule == "duplicate-source"]
+    return copies(samples, subject.kinds, subject.digests)
 
 
 def _store(cache: Path, dataset: str, split: NamedSplit) -> str:
@@ -278,14 +271,14 @@ def _store(cache: Path, dataset: str, split: NamedSplit) -> str:
 
 
 def document(
-    subject: Subject, report: Audit, split: NamedSplit | None, why: str, stored: str, copies: Sequence[Finding] = ()
+    subject: Subject, report: Audit, split: NamedSplit | None, why: str, stored: str, twice: Sequence[Finding]
 ) -> dict[str, Any]:
     """For programs."""
     found: dict[str, Any] | None = None
     if split is not None:
         found = split.model_dump(mode="json", include={"name", "way", "by", "seed", "hash"})
         found |= {"counts": split.counts, "state": stored or "not stored"}
-        found |= {"findings": [asdict(finding) for finding in copies]}
+        found |= {"findings": [asdict(finding) for finding in twice]}
     where = {"dataset": subject.name, "origin": subject.origin, "group": subject.group, "carved": subject.carved}
     return {"schema": 1, "report": "audit", **where, **report.document(), "proposal": found, "no_proposal": why}
 

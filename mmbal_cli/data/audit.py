@@ -16,12 +16,12 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from mmbal_cli.data.manifest import SPLITS, Sample
+from mmbal_cli.data.problems import EXAMPLES, some
 from mmbal_cli.data.values import file_of, part_of
 
 if TYPE_CHECKING:
     from mmbal_cli.data.near import Comparable, Twins
 
-EXAMPLES = 5
 NEAR = 0.999  # cosine
 IMBALANCE = 10  # largest over smallest class of train
 SHIFT = 0.2  # total variation between the labels of two parts, beyond what chance explains
@@ -117,8 +117,7 @@ def audit(
     if features is not None:
         findings += _features(given, features, near)
         looked_at.append("features")
-    order = {"error": 0, "warning": 1, "note": 2}
-    findings.sort(key=lambda finding: order[finding.severity])
+    findings.sort(key=_gravest_first)
     return Audit(
         {split: len(given.parts.get(split, [])) for split in SPLITS},
         given.classes,
@@ -129,11 +128,6 @@ def audit(
         tuple(looked_at),
         tuple(left_out),
     )
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few of a list, in words."""
-    return ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
 
 
 # ------------------------------------------------------------------------------------------- groups
@@ -281,9 +275,24 @@ def _texts(given: _Given) -> Iterator[Finding]:
         yield from _copies(given, homes, "same-text", f"{m}: the same words are", "warning")
 
 
+def _gravest_first(finding: Finding) -> int:
+    return ("error", "warning", "note").index(finding.severity)
+
+
+def copies(samples: Sequence[Sample], kinds: Mapping[str, str], digests: Mapping[str, str] | None) -> list[Finding]:
+    """The same bytes in two parts of `samples`."""
+    given = _Given(samples, (), kinds, False)
+    found = _homes(given, digests).items() if digests else ()
+    return sorted((finding for m, homes in found for finding in _same_bytes(given, m, homes)), key=_gravest_first)
+
+
+def _same_bytes(given: _Given, m: str, homes: Mapping[str, list[Sample]]) -> Iterator[Finding]:
+    return _copies(given, homes, "duplicate-source", f"{m}: the same bytes are", None)
+
+
 def _sources(given: _Given, digests: Mapping[str, str]) -> Iterator[Finding]:
     for m, homes in _homes(given, digests).items():
-        yield from _copies(given, homes, "duplicate-source", f"{m}: the same bytes are", None)
+        yield from _same_bytes(given, m, homes)
         pairs = [found for found in homes.values() if len({s.label for s in found}) > 1]
         if pairs:
             text = f"{m}: the same bytes have different labels, {len(pairs):,} times."

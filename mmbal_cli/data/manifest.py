@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from mmbal_cli.data.paths import CONTROL, Files
-from mmbal_cli.data.problems import EXAMPLES, Problem, shortened, summary_error
-from mmbal_cli.data.raw import Raw, Row, Spot
+from mmbal_cli.data.problems import Problem, shortened, some, summary_error
+from mmbal_cli.data.raw import Raw, Row, Spot, found_at
 from mmbal_cli.data.splits import carve_validation
 from mmbal_cli.data.tables import read_rows
 from mmbal_cli.data.values import Value, file_of
@@ -221,7 +221,7 @@ class _Check:
         kept = [(line, row) for line, row in rows if self.text(row, "id") in only]
         unknown = sorted(set(only) - {self.text(row, "id") for _, row in kept})
         if unknown:
-            listed = ", ".join(unknown[:EXAMPLES]) + (", ..." if len(unknown) > EXAMPLES else "")
+            listed = some(unknown)
             self.error("unknown-id", f"{len(unknown)} of {len(only)} ids of the subset are not in the data: {listed}")
         return kept
 
@@ -232,8 +232,7 @@ class _Check:
         self.note("warning", rule, message, None)
 
     def note(self, severity: str, rule: str, message: str, line: int | Spot | None) -> None:
-        file, number = line if isinstance(line, Spot) else ("", line)
-        self.problems.append(Problem(severity, rule, message, number, file))
+        self.problems.append(found_at(line, severity, rule, message))
 
     def text(self, row: Mapping[str, Any], column: str) -> str:
         value = row.get(self.fixed.get(column, ""), "")
@@ -366,7 +365,7 @@ class _Check:
             if not seen:
                 self.warn("empty-split", f"no sample is in the {split} split")
             elif absent:
-                listed = ", ".join(absent[:EXAMPLES]) + (", ..." if len(absent) > EXAMPLES else "")
+                listed = some(absent)
                 self.warn("class-missing", f"{len(absent)} of {len(classes)} classes are not in {split}: {listed}")
         return samples, note
 
@@ -377,5 +376,5 @@ class _Check:
                 splits[sample.group].add(sample.split)
         both = [group for group, found in splits.items() if len(found) > 1]
         if both:
-            listed = ", ".join(both[:EXAMPLES]) + (", ..." if len(both) > EXAMPLES else "")
+            listed = some(both)
             self.warn("group-overlap", f"{len(both)} of {len(splits)} groups are in two splits: {listed}")

@@ -17,12 +17,12 @@ from pydantic import Field, model_validator
 
 from mmbal_cli.data.manifest import NAME, SPLITS
 from mmbal_cli.data.paths import CONTROL
+from mmbal_cli.data.problems import some
 from mmbal_cli.errors import CacheError, ManifestError, UsageError, nearest
 from mmbal_cli.store.atomic import digest_of, plain_name, publish
 from mmbal_cli.store.index import Finding, Record, seal, unseal
 
 SPLIT_FOLDER, SUBSET_FOLDER = "splits", "subsets"
-EXAMPLES = 5
 
 
 # ------------------------------------------------------------------------------------------ subsets
@@ -46,7 +46,7 @@ class Subset:
         if unknown := sorted(self.ids - set(ids)):
             raise ManifestError(
                 f"{len(unknown)} of {len(self.ids)} ids of the subset '{self.name}' are not in '{dataset}': "
-                f"{_some(unknown)}.",
+                f"{some(unknown)}.",
                 "A subset names samples that were prepared, by their ids.",
             )
 
@@ -88,7 +88,7 @@ def read_ids(path: Path) -> Subset:
             twice.append(f"'{name}' (lines {lines[name]} and {number})")
         lines.setdefault(name, number)
     if twice:
-        raise ManifestError(f"{path}: {len(twice)} ids come twice: {_some(twice)}.", "Every id once.")
+        raise ManifestError(f"{path}: {len(twice)} ids come twice: {some(twice)}.", "Every id once.")
     if not lines:
         raise ManifestError(f"{path} holds no id.", "Expected one id a line; '#' begins a comment line.")
     return subset_of(_plain(path.stem), lines)
@@ -98,10 +98,6 @@ def _plain(stem: str) -> str:
     """A file's stem as a name: lower case, other signs than letters and digits as a dash."""
     kept = "".join(sign if sign.isascii() and sign.isalnum() else "-" for sign in stem.lower())
     return "-".join(part for part in kept.split("-") if part) or "subset"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
 
 
 def store_subset(cache: Path, dataset: str, subset: Subset) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,11 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.place}: {self.message}" if self.place else self.message
+
+
+def some(names: Sequence[str], most: int = EXAMPLES) -> str:
+    """The first few of a list, in one line."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def shortened(problems: Iterable[Problem]) -> list[str]:

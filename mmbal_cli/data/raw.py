@@ -115,6 +115,12 @@ def _joined(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder not in ("", ".") else name
 
 
+def found_at(spot: int | Spot | None, severity: str, rule: str, message: str) -> Problem:
+    """A finding on what was read there."""
+    file, line = spot if isinstance(spot, Spot) else ("", spot)
+    return Problem(severity, rule, message, line, file)
+
+
 def listed_hash(rows: Iterable[Row], classes: Iterable[str]) -> str:
     """Digest of (id, split, class index) of all listed rows: which published split this is, before carving."""
     position = {name: index for index, name in enumerate(classes)}

@@ -21,12 +21,11 @@ from mmbal_cli.data.datasets.imagetext import (
     listing,
     literal,
     places,
-    shown,
     split_files,
     text_fault,
 )
-from mmbal_cli.data.problems import Problem
-from mmbal_cli.data.raw import Folder, NoLayout, Raw, Row, Spot
+from mmbal_cli.data.problems import Problem, some
+from mmbal_cli.data.raw import Folder, NoLayout, Raw, Row, Spot, found_at
 
 OPTIONS: dict[str, tuple[str, ...]] = {"version": ("auto", "lists", "titles", "full"), "mask": ("no", "label-words")}
 
@@ -107,9 +106,8 @@ def _check_names(rows: Sequence[Row], problems: list[Problem]) -> None:
     for spot, row in rows:
         named = _class_in(row["image"] or "")
         if named in known and row["label"] in known and named != row["label"]:
-            file, line = spot if isinstance(spot, Spot) else ("", spot)
             found = f"'{row['image']}' is labelled {row['label']}"
-            problems.append(Problem("error", "label-mismatch", found, line, file))
+            problems.append(found_at(spot, "error", "label-mismatch", found))
 
 
 # ----------------------------------------------------------------------------------------- titles
@@ -236,7 +234,7 @@ def _full(folder: Folder, problems: list[Problem]) -> Raw | None:
     alone = [path for left in texts.values() for path in left.values()]
     for found in (
         f"{untold} pictures have no text in {base}/ and are left out" * bool(untold),
-        f"{len(alone)} texts have no picture in {images}/ and are left out: {shown(alone)}" * bool(alone),
+        f"{len(alone)} texts have no picture in {images}/ and are left out: {some(alone)}" * bool(alone),
     ):
         if found:
             problems.append(Problem("warning", "unlisted-file", found))

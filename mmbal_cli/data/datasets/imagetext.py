@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmbal_cli.data.paths import Files
-from mmbal_cli.data.problems import Problem
+from mmbal_cli.data.problems import Problem, some
 from mmbal_cli.data.raw import Folder, NoLayout, Row, Spot
 
 KEYS: dict[str, tuple[type, ...]] = {
@@ -19,7 +19,6 @@ KEYS: dict[str, tuple[type, ...]] = {
 }
 SPLITS = {"train": ("train",), "val": ("dev", "val", "valid"), "test": ("test",)}
 UNUSABLE = re.compile(r"[\0\x1f\ud800-\udfff]")
-EXAMPLES = 5
 MAX_TEXT = 1 << 20  # bytes
 
 
@@ -63,12 +62,7 @@ def listing(folder: Folder, base: str = "") -> str:
         names = sorted(path.name for path in (folder.root / base).iterdir() if not path.name.startswith("."))
     except OSError:
         names = []
-    return shown(names) if names else "nothing"
-
-
-def shown(names: Sequence[str]) -> str:
-    """At most five names, in one line."""
-    return ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
+    return some(names) if names else "nothing"
 
 
 def literal(text: str) -> str:

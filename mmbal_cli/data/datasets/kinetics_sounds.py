@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mmbal_cli.data.datasets.kinetics_files import FOREIGN, Clips, find_clips, plain
 from mmbal_cli.data.lists import SHIPPED, shipped
 from mmbal_cli.data.problems import Problem
-from mmbal_cli.data.raw import Folder, Raw, Row, Spot
+from mmbal_cli.data.raw import Folder, Raw, Row, Spot, found_at
 from mmbal_cli.errors import ManifestError, nearest
 
 OPTIONS: dict[str, tuple[str, ...]] = {"lists": ("auto", "ogm-ge")}
@@ -84,7 +84,7 @@ def join(clips: Clips, rows: list[Row], problems: list[Problem]) -> None:
                 loose.append(f"'{row['id']}' is {match.path}")
             if match.label and match.label != row["label"] and modality == "video":
                 message = f"'{row['id']}' is listed as {row['label']}, its file is in {match.path}"
-                problems.append(_at(spot, "error", "label-mismatch", message))
+                problems.append(found_at(spot, "error", "label-mismatch", message))
         if loose and modality == "video":
             many = f"{len(loose)} clips begin at another second than the list says, such as {loose[0]}"
             problems.append(Problem("warning", "quirk", f"{many}; matched by the YouTube id alone"))
@@ -108,11 +108,6 @@ def _rates(splits: list[str], labels: list[str], missing: set[int]) -> Iterator[
             yield Problem("error", "class-lost", f"{share}; at least half of each test class is needed")
         elif count > NOTABLE * pairs[split, label]:
             yield Problem("warning", "missing-rate", share)
-
-
-def _at(spot: int | Spot, severity: str, rule: str, message: str) -> Problem:
-    file, line = spot if isinstance(spot, Spot) else ("", spot)
-    return Problem(severity, rule, message, line, file)
 
 
 def _shipped() -> list[Entry]:
@@ -217,7 +212,7 @@ def _label(entry: Entry, problems: list[Problem]) -> str:
     """Class name of a row; "" where the row cannot be used."""
 
     def refuse(rule: str, message: str) -> str:
-        problems.append(_at(entry.spot, "error", rule, message))
+        problems.append(found_at(entry.spot, "error", rule, message))
         return ""
 
     if not ID.fullmatch(entry.id):
@@ -242,4 +237,4 @@ def _odd_lengths(entries: list[Entry], problems: list[Problem]) -> None:
     if odd:
         first = f"'{odd[0].id}' with {odd[0].seconds}"
         message = f"the seconds column is not {SECONDS} in {len(odd)} rows, such as {first}"
-        problems.append(_at(odd[0].spot, "warning", "quirk", message))
+        problems.append(found_at(odd[0].spot, "warning", "quirk", message))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mmbal_cli.data.arrays import PICKLES, refuse_pickle, run_of, split_parts
-from mmbal_cli.data.problems import Problem
+from mmbal_cli.data.problems import Problem, some
 from mmbal_cli.data.raw import Folder, NoLayout, Raw, Row, Spot
 from mmbal_cli.errors import ManifestError
 
@@ -268,8 +268,7 @@ def _column(
 
 
 def _noted(text: str, ids: list[str]) -> Problem:
-    shown = ", ".join(ids[:SHOWN]) + (", ..." if len(ids) > SHOWN else "")
-    return Problem("warning", "quirk", f"{text}: {shown}" if ids else text)
+    return Problem("warning", "quirk", f"{text}: {some(ids, SHOWN)}" if ids else text)
 
 
 def _looked_at(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

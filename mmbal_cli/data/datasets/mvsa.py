@@ -16,11 +16,10 @@ from mmbal_cli.data.datasets.imagetext import (
     listing,
     literal,
     places,
-    shown,
     split_files,
     text_fault,
 )
-from mmbal_cli.data.problems import Problem
+from mmbal_cli.data.problems import Problem, some
 from mmbal_cli.data.raw import Folder, NoLayout, Raw, Row, Spot
 from mmbal_cli.data.splits import carve
 
@@ -48,7 +47,7 @@ def read(folder: Folder, options: Mapping[str, str]) -> Raw:
     rows = _rows(folder, base, labels, options["labels"], problems)
     unlisted = sorted(folder.stems(at(base, "data"), ".jpg").keys() - labels.keys())
     if unlisted:
-        found = f"{len(unlisted)} pictures of {at(base, 'data')}/ are not in {LABELS}: {shown(unlisted)}"
+        found = f"{len(unlisted)} pictures of {at(base, 'data')}/ are not in {LABELS}: {some(unlisted)}"
         problems.append(Problem("warning", "unlisted-file", found))
     split = f"no published list: 60/20/20, stratified, by mmbal (seeds {TEST[1]} and {VAL[1]})"
     variant = f"variant {options['labels']}, {len(rows)} of {len(labels)} posts"
@@ -135,7 +134,7 @@ def _rows(folder: Folder, base: str, labels: Labelled, variant: str, problems: l
         cells = {"id": name, "split": splits[name], "label": label, "group": ""}
         rows.append((spot, {**cells, "text": value, "image": picture}))
     if fallback:
-        message = f"{len(fallback)} texts are not UTF-8 and were read as cp1252: {shown(fallback)}"
+        message = f"{len(fallback)} texts are not UTF-8 and were read as cp1252: {some(fallback)}"
         problems.append(Problem("warning", "quirk", message))
     return rows
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 
 from mmbal_cli.data.arrays import NAME, PARTS
-from mmbal_cli.data.problems import Problem
+from mmbal_cli.data.problems import Problem, some
 from mmbal_cli.data.raw import Folder, NoLayout, Raw, Row, Spot
 from mmbal_cli.errors import ManifestError
 
@@ -61,8 +61,7 @@ def read_omics(folder: Folder, gaps: str) -> Raw:
 
 
 def _noted(rule: str, text: str, patients: list[str], severity: str = "warning") -> Problem:
-    more = ", ..." if len(patients) > SHOWN else ""
-    return Problem(severity, rule, f"{text}: {', '.join(patients[:SHOWN])}{more}")
+    return Problem(severity, rule, f"{text}: {some(patients, SHOWN)}")
 
 
 def _labels(folder: Folder, path: str, problems: list[Problem]) -> Labels:

@@ -12,8 +12,8 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 
-from mmbal_cli.data.datasets.imagetext import Pictures, at, base_with, listing, literal, shown, text_fault
-from mmbal_cli.data.problems import Problem
+from mmbal_cli.data.datasets.imagetext import Pictures, at, base_with, listing, literal, text_fault
+from mmbal_cli.data.problems import Problem, some
 from mmbal_cli.data.raw import Folder, NoLayout, Raw, Row, Spot
 
 OPTIONS: dict[str, tuple[str, ...]] = {"attributes": ("no", "yes")}
@@ -174,5 +174,5 @@ def _add_attributes(folder: Folder, lists: str, rows: list[Row], problems: list[
     for _, row in rows:
         row["attributes"] = words.get(row["id"])
     if without:
-        found = f"{len(without)} posts have no attributes: {shown(without)}"
+        found = f"{len(without)} posts have no attributes: {some(without)}"
         problems.append(Problem("warning", "quirk", found, file=path))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mmbal_cli.data.datasets import flows
-from mmbal_cli.data.problems import EXAMPLES, Problem
+from mmbal_cli.data.problems import Problem, some
 from mmbal_cli.data.raw import Folder, NoLayout, Raw, Row, Spot
 from mmbal_cli.errors import nearest
 
@@ -94,8 +94,8 @@ def read(folder: Folder, options: Mapping[str, str]) -> Raw:
     listed = {row["id"].lower() for _, row in rows}
     unlisted = [path for clip, path in media.clips.items() if clip not in listed]
     if unlisted:
-        shown = ", ".join(unlisted[:EXAMPLES]) + (", ..." if len(unlisted) > EXAMPLES else "")
-        problems.append(Problem("warning", "unlisted-file", f"{len(unlisted)} clips are in neither list: {shown}"))
+        found = f"{len(unlisted)} clips are in neither list: {some(unlisted)}"
+        problems.append(Problem("warning", "unlisted-file", found))
     colour = f"{media.place}/Class/*.avi" if media.rgb == "videos" else f"{media.place}/v_*/"
     motion = {
         "components": f"{FLOW}/u, {FLOW}/v",

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
-from mmbal_cli.data.problems import Problem
+from mmbal_cli.data.problems import Problem, some
 
 SHIPPED = "the published list shipped with mmbal"
-EXAMPLES = 3
+SHOWN = 3
 
 
 @cache
@@ -26,5 +26,4 @@ def unlisted(what: str, files: Mapping[str, str], used: Iterable[str]) -> list[P
     extra = [files[name] for name in sorted(files.keys() - set(used))]
     if not extra:
         return []
-    listed = ", ".join(extra[:EXAMPLES]) + (", ..." if len(extra) > EXAMPLES else "")
-    return [Problem("warning", "unlisted-file", f"{what}: {len(extra)} in no list: {listed}")]
+    return [Problem("warning", "unlisted-file", f"{what}: {len(extra)} in no list: {some(extra, SHOWN)}")]
