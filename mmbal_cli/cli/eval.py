@@ -71,10 +71,7 @@ def _predict(
     run: Run, cache: Path, dataset: str | None, split: str, device: str
 ) -> tuple[dict[int, Predictions], dict[int, str]]:
     """Fresh predictions of the finished seeds, and the reasons of the failed ones."""
-    from mmbal_cli.engine.predict import predict_run
-    from mmbal_cli.report.runs import as_predictions
+    from mmbal_cli.engine.opened import open_run
+    from mmbal_cli.report.fresh import fresh
 
-    arrays = predict_run(run.folder, cache, dataset, split, device)
-    classes = run.facts.data.classes
-    made = {seed: as_predictions(each, each["ids"].tolist(), classes) for seed, each in arrays.items()}
-    return run.judge(made)
+    return run.judge(fresh(open_run(run.folder, cache, dataset, device), split))

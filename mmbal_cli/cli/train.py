@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +38,14 @@ if TYPE_CHECKING:
     from mmbal_cli.engine.runner import Job
     from mmbal_cli.engine.runs import RunFolder
 
+
+class Protocol(StrEnum):
+    """Which split selects epochs."""
+
+    sealed = "sealed"
+    legacy = "legacy"
+
+
 MOST_BARS = 12  # more runs than this: only those in work have a bar
 
 
@@ -54,6 +63,10 @@ def train(
         list[str] | None,
         typer.Option("--set", help="Override a value: train.lr=1e-3 or method.alpha=0.3 (repeatable)."),
     ] = None,
+    protocol: Annotated[
+        Protocol,
+        typer.Option(help="sealed; legacy selects epochs on TEST, for `mmbal audit` to measure what that does."),
+    ] = Protocol.sealed,
     resume: Annotated[bool, typer.Option("--resume", help="Continue interrupted seeds.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the runs of this command and train again.")
@@ -69,6 +82,7 @@ def train(
         raise UsageError("--resume and --overwrite exclude each other.")
     from mmbal_cli.engine.device import resolve_device
     from mmbal_cli.engine.plan import expand_methods, parse_seeds, plan_run
+    from mmbal_cli.engine.runs import LEGACY
     from mmbal_cli.recipe import parse_sets
 
     overrides = parse_sets(set_ or [], ("train", "method"))
@@ -76,7 +90,10 @@ def train(
     data = open_data(cache, dataset, split, subset, encoder)
     target = resolve_device(device)
     names = expand_methods(method, tuple(data.shapes))
-    planned = [plan_run(data, name, knobs, fusion, overrides["train"], overrides["method"]) for name, knobs in names]
+    kind = LEGACY if protocol is Protocol.legacy else ""
+    planned = [
+        plan_run(data, name, knobs, fusion, overrides["train"], overrides["method"], kind) for name, knobs in names
+    ]
     warn(planned)
     if dry_run:
         return show_plan(planned, wanted)

@@ -90,7 +90,10 @@ def failure_stays_apart(subject: Subject) -> None:
     for i in (1, 2):
         far, name = apart(clean, hurt, i, i)
         demand(far == 0, f"{name} of a sound seed differs by {far:.1e}")
-        demand(all(torch.equal(clean_fit.best[k][i], v[i]) for k, v in hurt_fit.best.items()), "another epoch is best")
+        demand(
+            all(torch.equal(clean_fit.chosen.state[k][i], v[i]) for k, v in hurt_fit.chosen.state.items()),
+            "another epoch is best",
+        )
 
 
 def resumes(subject: Subject) -> None:
@@ -108,7 +111,7 @@ def resumes(subject: Subject) -> None:
     for i in range(len(SEEDS)):
         far, name = apart(whole.method, part.method, i, i)
         demand(far == 0, f"{name} differs by {far:.1e}")
-    different = [name for name, value in whole.best.items() if gap(value, part.best[name]) > 0]
+    different = [name for name, value in whole.chosen.state.items() if gap(value, part.chosen.state[name]) > 0]
     demand(not different, f"the best epoch's {', '.join(different[:3])} differ")
     timeless = [[{k: v for k, v in row.items() if k != "seconds"} for row in found] for found in (rows, expected)]
     demand(timeless[0] == timeless[1], "the records differ")
@@ -163,7 +166,9 @@ def sealed(subject: Subject) -> None:
     except UsageError:
         pass
     own, other = fitted(method, data), fitted(subject.build(shuffled), shuffled)
-    demand(all(torch.equal(value, other.best[name]) for name, value in own.best.items()), "results differ")
+    demand(
+        all(torch.equal(value, other.chosen.state[name]) for name, value in own.chosen.state.items()), "results differ"
+    )
 
 
 def leaves_no_trace(subject: Subject) -> None:

@@ -4,8 +4,8 @@
     for each epoch:  method.begin_epoch -> step over shuffled batches -> method.end_epoch
                      -> scores on validation -> best state kept for each seed -> record -> checkpoint
 
-A seed whose loss stops being finite is held still and marked; the others never notice. The best epoch has the
-highest validation accuracy; ties go to the lower validation NLL, then to the earlier epoch.
+A seed whose loss stops being finite is held still and marked; the others never notice. The legacy protocol trains the
+same, bit for bit, and also keeps the best state by scores on test, to show what that habit does to a number.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch import Tensor
 
 from mmbal_cli.engine.checkpoint import flatten, select
 from mmbal_cli.engine.feed import Feed, SplitPeek, scores
+from mmbal_cli.engine.recorder import EVERY, record_batch
+from mmbal_cli.engine.selection import Selection
 from mmbal_cli.methods.base import Batch, Method, Phase
-from mmbal_cli.nn.stacked import per_seed
-from mmbal_cli.ops.gradients import gradient_norm
 
-GRADIENT_SAMPLES = 4  # steps an epoch whose adapter gradient norms are recorded: bounded cost
+PEEKED = "test-"  # prefix of the second selection in checkpoints
 
 
 @dataclass
@@ -35,10 +35,9 @@ class Fit:
     feed: Feed
     finished: int = 0  # epochs done, over all phases
     seconds: float = 0.0
-    best: dict[str, Tensor] = field(default_factory=dict)
-    best_score: dict[str, Tensor] = field(default_factory=dict)  # unit -> [S]
-    best_nll: dict[str, Tensor] = field(default_factory=dict)
-    best_epoch: dict[str, Tensor] = field(default_factory=dict)
+    legacy: bool = False
+    chosen: Selection = field(default_factory=Selection)  # by validation
+    peeked: Selection | None = None  # by test, in the legacy protocol only
     died: Tensor = field(init=False)  # [S] step at which the loss stopped being finite, -1 = alive
     steps: int = 0
 
@@ -82,7 +81,7 @@ class Fit:
     def begin(self, number: int) -> None:
         """Start a phase: from the best weights of the one before, with a new optimizer and a new selection."""
         if number and self.phases[number - 1].keep_best:
-            self.method.load_state_dict(self.best)
+            self.method.load_state_dict(self.chosen.state)
         self.method.epoch = 0
         self.method.zero_grad()  # what the last phase trained must not be recorded in this one
         self.method.eval()
@@ -90,7 +89,7 @@ class Fit:
         self.method.opt = self.method.optimizer()
         for stream in ("shuffle", "dropout/"):  # all methods of a seed see the same, whatever came before
             self.method.rng.restart(stream)
-        self.best, self.best_score, self.best_nll, self.best_epoch = {}, {}, {}, {}
+        self.chosen, self.peeked = Selection(), Selection() if self.legacy else None
 
     def train_epoch(self, phase: Phase) -> dict[str, Tensor]:
         """One pass over the samples of the phase; returns what was logged, as means over the epoch [S]."""
@@ -102,7 +101,6 @@ class Fit:
         parts = method.draw(self.peek)
         method.train()
         batch_size = method.config.batch
-        every = max(1, -(-len(self.feed.rows[phase.data]) // batch_size) // GRADIENT_SAMPLES)
         parts = [part for part in parts or [] if part.idx.shape[1]]
         drawn = self.feed.drawn(parts, batch_size)
         losses: list[Tensor] = []
@@ -111,8 +109,8 @@ class Fit:
             self.wake(batch)
             losses.append(method.step(batch))
             sizes.append(batch.y.shape[1] if batch.valid is None else batch.valid.sum(1))
-            if step % every == 0:
-                self.log_gradients()
+            if (self.steps + step) % EVERY == 0:
+                record_batch(method, batch)
         self.wake(None)
         each = torch.stack(losses)  # [steps,S]
         self.health(each)
@@ -138,42 +136,19 @@ class Fit:
         method.hold = None if bool(method.alive.all()) else method.alive
         self.steps += len(losses)
 
-    def log_gradients(self) -> None:
-        """Gradient norm of each adapter, as it was used (after modulation)."""
-        for m in self.method.mods:
-            norm = gradient_norm(self.method.enc[m].parameters())
-            if norm is not None:
-                self.method.log(f"grad/{m}", norm)
-
     # -------------------------------------------------------------------------------- selection
 
     def validate(self, epoch: int) -> dict[str, Tensor]:
-        """Validation scores [S]; keeps the state of every seed that improved."""
+        """Scores [S] of the epoch; keeps the state of every seed that improved."""
         method = self.method
         found = scores(method, self.peek.batches("val"))
-        state = dict(method.state_dict())
-        units = {name: method.selects(name) for name in state}
-        improved: dict[str, Tensor] = {}
-        for unit in set(units.values()):
-            suffix = "" if unit == "fused" else f"/{unit}"
-            score, nll = found[f"accuracy{suffix}"], found[f"nll{suffix}"]
-            if method.config.select == "nll":
-                score = -nll
-            best = self.best_score.get(unit, torch.full_like(score, -torch.inf))
-            best_nll = self.best_nll.get(unit, torch.full_like(nll, torch.inf))
-            better = ((score > best) | ((score == best) & (nll < best_nll))) & method.alive
-            self.best_score[unit] = torch.where(better, score, best)
-            self.best_nll[unit] = torch.where(better, nll, best_nll)
-            previous = self.best_epoch.get(unit, torch.zeros_like(self.died))
-            self.best_epoch[unit] = torch.where(better, epoch, previous)
-            improved[unit] = better
-        if not self.best:
-            self.best = {name: value.clone() for name, value in state.items()}
-        else:
-            for name, value in state.items():
-                keep = per_seed(improved[units[name]], value)
-                self.best[name] = torch.where(keep, value, self.best[name])
-        return {f"val/{name}": value for name, value in found.items()}
+        self.chosen.update(method, found, epoch)
+        record = {f"val/{name}": value for name, value in found.items()}
+        if self.peeked is not None:
+            seen = scores(method, self.feed.split("test", method.S))
+            self.peeked.update(method, seen, epoch)
+            record |= {f"test/{name}": seen[name] for name in ("accuracy", "nll")}
+        return record
 
     def rows(self, record: dict[str, Tensor], phase: str) -> list[dict[str, Any]]:
         """One record for each seed."""
@@ -192,13 +167,11 @@ class Fit:
         method = self.method
         tensors = flatten(
             model=dict(method.state_dict()),
-            best=self.best,
             opt=method.opt.state(),
             rng=method.rng.state(),
-            score=self.best_score,
-            nll=self.best_nll,
-            epoch=self.best_epoch,
             fit={"died": self.died, "alive": method.alive},
+            **self.chosen.tables(),
+            **(self.peeked.tables(PEEKED) if self.peeked else {}),
         )
         meta = {"finished": self.finished, "steps": self.steps, "seconds": self.seconds, "seeds": method.rng.seeds}
         return tensors, meta
@@ -212,20 +185,27 @@ class Fit:
                 self.aim(phase)
             epochs += phase.epochs
         method.opt = method.optimizer()
-        method.load_state_dict({k: v.to(device) for k, v in select(tensors, "model").items()})
-        method.opt.load_state({k: v.to(device) for k, v in select(tensors, "opt").items()})
+
+        def read(group: str) -> dict[str, Tensor]:
+            return {name: value.to(device) for name, value in select(tensors, group).items()}
+
+        method.load_state_dict(read("model"))
+        method.opt.load_state(read("opt"))
         method.rng.load_state(select(tensors, "rng"))
-        moved = {name: {k: v.to(device) for k, v in select(tensors, name).items()} for name in _OWN}
-        self.best, self.best_score = moved["best"], moved["score"]
-        self.best_nll, self.best_epoch = moved["nll"], moved["epoch"]
-        self.died, method.alive = moved["fit"]["died"], moved["fit"]["alive"]
+        self.chosen, self.peeked = Selection(), Selection() if self.legacy else None
+        self.chosen.load(read)
+        if self.peeked is not None:
+            self.peeked.load(read, PEEKED)
+        fit = read("fit")
+        self.died, method.alive = fit["died"], fit["alive"]
         method.hold = None if bool(method.alive.all()) else method.alive
         self.finished, self.steps, self.seconds = meta["finished"], meta["steps"], meta["seconds"]
 
-    def use_best(self) -> None:
-        """Put every seed at its selected epoch."""
-        self.method.load_state_dict(self.best)
+    def use(self, selection: Selection) -> None:
+        """Put every seed at an epoch that was selected."""
+        self.method.load_state_dict(selection.state)
         self.method.eval()
 
-
-_OWN = ("best", "score", "nll", "epoch", "fit")
+    def use_best(self) -> None:
+        """Put every seed at its epoch by validation."""
+        self.use(self.chosen)

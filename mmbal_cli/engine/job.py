@@ -20,7 +20,7 @@ from mmbal_cli.data.features import FeatureSet, load_features
 from mmbal_cli.engine.checkpoint import load_checkpoint, save_checkpoint
 from mmbal_cli.engine.feed import Feed, predictions
 from mmbal_cli.engine.fit import Fit
-from mmbal_cli.engine.runs import RunFolder, RunSpec
+from mmbal_cli.engine.runs import LEGACY, RunFolder, RunSpec
 from mmbal_cli.errors import CacheError
 from mmbal_cli.methods import method_class
 from mmbal_cli.methods.base import Method
@@ -75,7 +75,7 @@ def run_job(
     )
     feed = _feed(cache, data, device, spec.train.dtype, spec.train.standardise)
     method = method_class(spec.method)(feed.shape, spec.train, seeds, spec.fusion, spec.knobs).to(device)
-    fit = Fit(method, feed)
+    fit = Fit(method, feed, legacy=spec.protocol == LEGACY)
     epochs = sum(phase.epochs for phase in method.phases())
     work = folder.job(seeds)
     work.mkdir(parents=True, exist_ok=True)
@@ -99,23 +99,30 @@ def run_job(
             if time.monotonic() - last > CHECKPOINT_EVERY_S:
                 save_checkpoint(work, fit.finished, *fit.state())
                 last = time.monotonic()
-            whole = fit.best_score.get("fused") if len(fit.best_score) > 1 else next(iter(fit.best_score.values()))
+            found = fit.chosen.score
+            whole = found.get("fused") if len(found) > 1 else next(iter(found.values()))
             best = [] if whole is None else [score for score in whole.tolist() if math.isfinite(score)]
             yield {"event": "epoch", "epoch": fit.finished, "epochs": epochs, "val": best}
     if stopped and fit.finished < epochs:
         save_checkpoint(work, fit.finished, *fit.state())
         yield {"event": "stopped", "epoch": fit.finished, "epochs": epochs}
         return
-    fit.use_best()
     status = publish_seeds(fit, feed, folder, work, epochs)
     shutil.rmtree(work)
     yield {"event": "done", "epoch": epochs, "epochs": epochs, "seeds": status, "seconds": fit.seconds}
 
 
 def publish_seeds(fit: Fit, feed: Feed, folder: RunFolder, work: Path, epochs: int) -> dict[int, str]:
-    """Predict validation and test once at the selected epochs, and rename each seed's folder into place."""
-    method = fit.method
-    found = {split: predictions(method, feed, split) for split in ("val", "test") if len(feed.rows[split])}
+    """Predict validation and test once at the selected epochs, and rename each seed's folder into place.
+
+    In the legacy protocol these are the epochs that are best on test; what validation selects is kept beside.
+    """
+    method, selection, found = fit.method, fit.peeked or fit.chosen, {}
+    if fit.peeked:
+        fit.use_best()
+        found["test-sealed"] = predictions(method, feed, "test")
+    fit.use(selection)
+    found |= {split: predictions(method, feed, split) for split in ("val", "test") if len(feed.rows[split])}
     state = {k: v.cpu() for k, v in method.state_dict().items()}
     stats = feed.features.scaling
     records: dict[int, list[str]] = {seed: [] for seed in method.rng.seeds}
@@ -128,12 +135,14 @@ def publish_seeds(fit: Fit, feed: Feed, folder: RunFolder, work: Path, epochs: i
         done = {
             "seed": seed,
             "status": status[seed],
-            "best_epoch": {unit: int(epoch[i]) for unit, epoch in fit.best_epoch.items()},
+            "best_epoch": {unit: int(epoch[i]) for unit, epoch in selection.epoch.items()},
             "epochs": fit.finished + fit.method.side_epochs(),
             "seconds": round(fit.seconds / method.S, 3),
             "val": _selected(found["val"], i) if died < 0 else None,
             "reason": "" if died < 0 else f"loss was not finite at step {died}",
         }
+        if fit.peeked:
+            done["sealed_epoch"] = {unit: int(epoch[i]) for unit, epoch in fit.chosen.epoch.items()}
         target = work / f"seed-{seed}"
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
@@ -162,12 +171,12 @@ def _prediction_file(tensors: dict[str, Tensor], i: int, seed: int, split: str, 
     table = {k: v if k == "labels" else v[i] for k, v in tensors.items()}
     table = {k: v.to(torch.uint8) if v.dtype is torch.bool else v for k, v in table.items()}
     table = {k: v.float().contiguous() if v.is_floating_point() else v.contiguous() for k, v in table.items()}
-    ids = [feed.features.ids[row] for row in feed.features.rows[split].tolist()]
-    features = feed.features
+    features, rows = feed.features, feed.features.rows[split.partition("-")[0]]
+    ids = [features.ids[row] for row in rows.tolist()]
     meta = {"ids": json.dumps(ids), "seed": str(seed), "split": split, "fingerprint": features.fingerprint}
     meta |= {"split_hash": features.split_hash, "subset_hash": features.subset_hash}
     if (some := features.somewhere()) is not None:
-        table["present"] = some[features.rows[split]].to(torch.uint8)
+        table["present"] = some[rows].to(torch.uint8)
     return save_tensors(table, meta)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from mmbal_cli import __version__
 from mmbal_cli.data.named import Overlay
-from mmbal_cli.engine.runs import SCHEMA, RunFolder, RunSpec
+from mmbal_cli.engine.runs import LEGACY, SCHEMA, Protocol, RunFolder, RunSpec
 from mmbal_cli.errors import UsageError, nearest
 from mmbal_cli.methods import METHODS, known, method_class
 from mmbal_cli.methods.base import Method, Shape
@@ -110,7 +110,7 @@ def expand_methods(names: list[str], mods: tuple[str, ...]) -> list[tuple[str, d
 
 
 def plan_run(data: Data, name: str, implied: dict[str, Any], fusion: str | None,
-             train: dict[str, Any], knobs: dict[str, Any]) -> Planned:  # fmt: skip
+             train: dict[str, Any], knobs: dict[str, Any], protocol: Protocol = "") -> Planned:  # fmt: skip
     """Resolve one run completely and refuse what its method does not support."""
     cls = method_class(name)
     card, prepared = cls.card, data.prepared
@@ -135,12 +135,19 @@ def plan_run(data: Data, name: str, implied: dict[str, Any], fusion: str | None,
         split=data.overlay.split.name if data.overlay.split else "",
         subset=data.overlay.subset.key if data.overlay.subset else "",
         encoders=dict(data.chosen),
+        protocol=protocol,
     )
     warnings = [
         f"method.{key}={values[key]:g} of {card.name}: {k.help}."
         for key, k in cls.declared().items()
         if k.warn_above is not None and values[key] > k.warn_above
     ]
+    if protocol == LEGACY:
+        if not prepared.counts.get("test"):
+            raise UsageError(f"'{prepared.name}' has no test sample to select on.", "Expected a test split.")
+        warnings.append(
+            "legacy protocol: epochs are selected on TEST, to measure what that does; such numbers are stamped."
+        )
     if card.scales_gradients and config.optimizer == "adamw":
         warnings.append(f"{card.name} scales gradients, and AdamW divides a steady scale out again: expect no effect.")
     return Planned(spec, _facts(spec, data, cls), tuple(warnings), spec.label)
@@ -178,11 +185,15 @@ def _facts(spec: RunSpec, data: Data, cls: type[Method]) -> dict[str, Any]:
             "counts": dict(prepared.counts),
             **_named(data),
         },
-        "protocol": {
-            "selection": f"validation {metric}, each seed apart",
-            "test": "predicted once, at the selected epoch",
-        },
+        "protocol": _protocol(spec, metric),
     }
+
+
+def _protocol(spec: RunSpec, metric: str) -> dict[str, str]:
+    """How the epoch was selected; runs that differ in it never share a table."""
+    if spec.protocol == LEGACY:
+        return {"name": LEGACY, "selection": f"TEST {metric}, each seed apart", "test": "looked at after every epoch"}
+    return {"selection": f"validation {metric}, each seed apart", "test": "predicted once, at the selected epoch"}
 
 
 def _named(data: Data) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Run folders: one spec and all its seeds; a seed folder is complete or absent.
 
-runs/<dataset>-<label>[-<encoder>][-<split>][-<subset>]-<spec8>/
+runs/<dataset>-<label>[-<encoder>][-<split>][-<subset>][-legacy]-<spec8>/
   run.json env.json            what was asked for, where it ran
   seed-3/                      done.json records.jsonl model.safetensors predictions-{val,test}.safetensors
+                       (legacy: model and predictions of the epoch that is best on test, and predictions-test-sealed)
   .job-1-2-3/                  a stack of seeds in work: records.jsonl and two checkpoints
   .lock                        held by the training process
 runs/.tuning/                  such folders for the candidates of a suite's tuned rows
@@ -19,7 +20,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -29,15 +30,18 @@ from mmbal_cli.store.atomic import canonical_json, digest_of, publish
 
 SCHEMA = 1
 TUNING = ".tuning"
-OVERLAID = ("split", "subset", "encoders")
+Protocol = Literal["", "legacy"]
+LEGACY: Protocol = "legacy"  # the protocol that picks the epoch by its score on test
+UNWRITTEN = ("split", "subset", "encoders", "protocol")  # where they are empty
 
 
 class RunSpec(Frozen):
     """Everything that decides the numbers of a run but the seed; its digest names the folder.
 
     `split` names the stored split whose hash `split_hash` is, `subset` the stored subset as name-hash8, `encoders` the
-    features of modalities that have several and not the first is taken; where they are empty, as for a set as it was
-    prepared, they are not written, so that specs without them keep their digest.
+    features of modalities that have several and not the first is taken, `protocol` is empty unless the test set is not
+    sealed; where they are empty, as for a set as it was prepared, they are not written, so that specs without them keep
+    their digest.
     """
 
     dataset: str
@@ -52,10 +56,11 @@ class RunSpec(Frozen):
     split: str = ""
     subset: str = ""
     encoders: dict[str, str] = Field(default_factory=dict)
+    protocol: Protocol = ""
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in handler(self).items() if value or key not in OVERLAID}
+        return {key: value for key, value in handler(self).items() if value or key not in UNWRITTEN}
 
     @property
     def digest(self) -> str:
@@ -66,7 +71,7 @@ class RunSpec(Frozen):
     def folder(self) -> str:
         """Name of the run folder."""
         words = [self.dataset, re.sub(r"[^a-zA-Z0-9_.]+", "-", self.label), *self.encoders.values()]
-        words += [self.split, self.subset.rpartition("-")[0]]
+        words += [self.split, self.subset.rpartition("-")[0], self.protocol]
         return "-".join([*filter(None, words), self.digest[:8]])
 
 

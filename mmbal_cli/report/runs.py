@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mmbal_cli.engine.runs import TUNING
+from mmbal_cli.engine.runs import LEGACY, TUNING
 from mmbal_cli.errors import CacheError, nearest
 from mmbal_cli.report.metrics import softmax
 
 SCHEMA = 1
+STAMP = "selected on TEST"
 _F = TypeVar("_F", bound=BaseModel)
 
 
@@ -114,8 +115,14 @@ class RunFacts(_Facts):
 
     @property
     def suffix(self) -> str:
-        """The note as it is shown behind a label: " (reconstructed)"."""
-        return f" ({self.note})" if self.note else ""
+        """The notes as they are shown behind a label: " (reconstructed, selected on TEST)"."""
+        notes = ", ".join(filter(None, (self.note, self.stamp)))
+        return f" ({notes})" if notes else ""
+
+    @property
+    def stamp(self) -> str:
+        """What every place that shows a number of a legacy run must say; empty for sealed runs."""
+        return STAMP if self.protocol.get("name") == LEGACY else ""
 
     @property
     def title(self) -> str:

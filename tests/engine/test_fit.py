@@ -24,7 +24,7 @@ def test_selected_epoch_is_each_seeds_own_best() -> None:
     for i, seed in enumerate((1, 2, 3)):
         own = [row for row in rows if row["seed"] == seed]
         top = max(own, key=lambda row: (row["val/accuracy"], -row["val/nll"], -row["epoch"]))
-        assert fit.best_epoch["fused"][i] == top["epoch"]
+        assert fit.chosen.epoch["fused"][i] == top["epoch"]
         assert best["accuracy"][i].item() == pytest.approx(top["val/accuracy"])
         assert best["nll"][i].item() == pytest.approx(top["val/nll"], abs=1e-12)
 
@@ -56,12 +56,12 @@ def test_a_seed_that_dies_is_held_still_and_keeps_its_selected_state() -> None:
         next(method.parameters())[1] = torch.inf
     next(run)
     held = [p[1].clone() for p in method.parameters()]
-    best = {k: v[1].clone() for k, v in fit.best.items()}
+    best = {k: v[1].clone() for k, v in fit.chosen.state.items()}
     list(run)
     assert fit.died.tolist()[1] == 4  # 60 samples in batches of 16: the second epoch begins at step 4
     assert fit.died.tolist()[::2] == [-1, -1]
     assert all(torch.equal(a, p[1]) or a.isnan().any() for a, p in zip(held, method.parameters(), strict=True))
-    assert all(torch.equal(best[k], v[1]) for k, v in fit.best.items())
+    assert all(torch.equal(best[k], v[1]) for k, v in fit.chosen.state.items())
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -66,7 +66,7 @@ def test_each_phase_starts_from_the_best_of_the_one_before_with_a_fresh_optimize
     rows, best = [], {}
     for found in fit.run():
         rows += found
-        best[fit.finished] = {k: v.clone() for k, v in fit.best.items()}
+        best[fit.finished] = {k: v.clone() for k, v in fit.chosen.state.items()}
         moments = fit.method.opt.state()
         assert all(torch.isfinite(v).all() for v in moments.values())
         last = {k: v.clone() for k, v in fit.method.state_dict().items()}
@@ -77,7 +77,7 @@ def test_each_phase_starts_from_the_best_of_the_one_before_with_a_fresh_optimize
     assert all(torch.equal(starts["joint"][k], v) for k, v in best[3].items() if "teacher" not in k)
     assert all(torch.equal(starts["tune"][k], v) for k, v in end_of_joint.items())  # keep_best=False
     assert all(epoch == 0 for _, epoch, _ in Staged.seen)
-    assert (fit.best_epoch["fused"] > 5).all()  # the last phase's best is the result
+    assert (fit.chosen.epoch["fused"] > 5).all()  # the last phase's best is the result
 
 
 def test_units_of_a_phase_are_selected_by_their_own_score() -> None:
@@ -86,7 +86,7 @@ def test_units_of_a_phase_are_selected_by_their_own_score() -> None:
     for found in fit.run():
         rows += found
         if fit.finished == 3:
-            chosen = {unit: epoch.clone() for unit, epoch in fit.best_epoch.items()}
+            chosen = {unit: epoch.clone() for unit, epoch in fit.chosen.epoch.items()}
     for unit, epochs in chosen.items():
         suffix = "" if unit == "fused" else f"/{unit}"
         for i, seed in enumerate((1, 2, 3)):
@@ -108,7 +108,7 @@ def test_a_resume_may_fall_on_any_epoch_of_any_phase() -> None:
         rest.load({k: v.clone() for k, v in tensors.items()}, meta)
         list(rest.run())
         assert all(torch.equal(v, rest.method.state_dict()[k]) for k, v in whole.method.state_dict().items()), stop
-        assert all(torch.equal(v, rest.best[k]) for k, v in whole.best.items()), stop
+        assert all(torch.equal(v, rest.chosen.state[k]) for k, v in whole.chosen.state.items()), stop
 
 
 def test_what_has_no_gradient_in_a_phase_does_not_move_and_a_teacher_never_does() -> None:

@@ -230,7 +230,7 @@ def test_who_is_no_student_keeps_the_unimodal_weights_and_the_fusion_starts_fres
     drifted = method.state_dict()
     students = method.students.clone()
     assert 0 < students.sum() < 6
-    method.load_state_dict(run.best)
+    method.load_state_dict(run.chosen.state)
     run.method.phase = "train"
     method.begin_phase(run.peek)
     for j, m in enumerate(method.mods):
@@ -308,7 +308,7 @@ def test_equal_weights_without_distillation_are_heads_from_the_unimodal_stage() 
     data = feed(feature_set(3, absent=0.2))
     method = build("bmlmi", data, config=SHORT, kd_gate="never", weights="equal", holdout=0)
     run = through(method, data, "unimodal")
-    method.load_state_dict(run.best)
+    method.load_state_dict(run.chosen.state)
     method.phase = "train"
     method.begin_phase(run.peek)
     method.opt = method.optimizer()

@@ -674,7 +674,7 @@ def test_each_step_records_strength_difficulty_and_temperature() -> None:
 def test_a_resumed_run_carries_the_state_bit_for_bit(knobs: dict[str, Any]) -> None:
     data = small(2, 0.1)
     whole = fit(build("bmlr", data, warmup=0, **knobs), data)
-    assert {"R", "d", "s", "seen"} <= set(whole.best)
+    assert {"R", "d", "s", "seen"} <= set(whole.chosen.state)
     part = Fit(build("bmlr", data, warmup=0, **knobs), data)
     while part.finished < CONFIG.epochs:
         next(iter(part.run()))
@@ -683,7 +683,7 @@ def test_a_resumed_run_carries_the_state_bit_for_bit(knobs: dict[str, Any]) -> N
         part.load({k: v.clone() for k, v in tensors.items()}, meta)
     for name, value in whole.method.state_dict().items():
         assert torch.equal(value, part.method.state_dict()[name]), name
-        assert torch.equal(whole.best[name], part.best[name]), name
+        assert torch.equal(whole.chosen.state[name], part.chosen.state[name]), name
 
 
 def test_it_says_that_it_is_a_reconstruction() -> None:

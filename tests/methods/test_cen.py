@@ -112,7 +112,7 @@ def test_the_penalty_alone_reaches_theta_in_about_a_thousand_steps() -> None:
 def test_a_single_modality_exchanges_nothing_and_pays_nothing() -> None:
     data = feed(feature_set(1))
     one, other = (fit(build("cen", data, **knobs), data) for knobs in (FULL, {"theta": 0.0, "lambda": 0.0}))
-    assert all(torch.equal(v, other.best[k]) for k, v in one.best.items())
+    assert all(torch.equal(v, other.chosen.state[k]) for k, v in one.chosen.state.items())
 
 
 def test_the_exchanged_share_is_recorded() -> None:

@@ -231,8 +231,8 @@ def test_resume_is_bitwise() -> None:
         tensors, meta = part.state()
         part = Fit(snf(data), data)
         part.load({k: v.clone() for k, v in tensors.items()}, meta)
-    assert all(torch.equal(whole.best[k], part.best[k]) for k in whole.best)
-    assert not any("adjacency" in k or "graph" in k for k in whole.best)
+    assert all(torch.equal(whole.chosen.state[k], part.chosen.state[k]) for k in whole.chosen.state)
+    assert not any("adjacency" in k or "graph" in k for k in whole.chosen.state)
 
 
 @pytest.mark.parametrize("M", [1, 2, 3])

@@ -245,7 +245,7 @@ def test_the_unimodal_phase_is_the_unimodal_ensemble(absent: float) -> None:
     method.begin_phase = lambda peek: begun.append({k: v.clone() for k, v in method.state_dict().items()})
     fit(method, data)
     assert len(begun) == 2
-    assert all(torch.equal(begun[1][key], value) for key, value in ensemble.best.items())
+    assert all(torch.equal(begun[1][key], value) for key, value in ensemble.chosen.state.items())
     assert any(not torch.equal(begun[1][key], value) for key, value in method.state_dict().items())
 
 
@@ -254,7 +254,7 @@ def test_the_mix_is_selected_as_a_whole_and_the_unimodal_phase_by_parts(name: st
     data = feed(feature_set(2))
     method = build(name, data, init="unimodal")
     assert {method.selects(entry) for entry in method.state_dict()} == {"fused"}
-    assert set(fit(method, data).best_epoch) == {"fused"}
+    assert set(fit(method, data).chosen.epoch) == {"fused"}
     method.phase = "unimodal"
     assert {method.selects(entry) for entry, _ in method.named_parameters()} == {"audio", "video"}
 

@@ -398,5 +398,5 @@ def test_resume_after_each_epoch_is_bitwise(lb: str) -> None:
         part = Fit(build("lfm-lb", data, **knobs), data)
         part.load({k: v.clone() for k, v in tensors.items()}, meta)
     assert all(torch.equal(v, part.method.state_dict()[k]) for k, v in whole.method.state_dict().items())
-    assert all(torch.equal(v, part.best[k]) for k, v in whole.best.items())
-    assert "alpha" in whole.best
+    assert all(torch.equal(v, part.chosen.state[k]) for k, v in whole.chosen.state.items())
+    assert "alpha" in whole.chosen.state

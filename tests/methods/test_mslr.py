@@ -161,7 +161,7 @@ def test_warm_start_is_the_unimodal_ensemble() -> None:
     run, ensemble = Fit(build("mslr", data, warm=4), data), Fit(build("unimodal-ensemble", data), data)
     list(ensemble.run())
     list(run.run(stop=lambda: run.finished == 4))
-    assert all(torch.equal(value, run.best[name]) for name, value in ensemble.best.items())
+    assert all(torch.equal(value, run.chosen.state[name]) for name, value in ensemble.chosen.state.items())
     assert not run.method.seen.any()
     list(run.run())
     assert run.finished == 8

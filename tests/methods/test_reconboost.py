@@ -165,7 +165,7 @@ def test_turns_and_what_the_others_know_are_recorded() -> None:
     method = build("reconboost", data)
     run = fit(method, data)
     assert method.seen.tolist() == [[1, 1, 0]] * 3
-    assert run.best["seen"].shape == (3, 3)
+    assert run.chosen.state["seen"].shape == (3, 3)
     method.epoch = 2
     method.begin_epoch(None)
     found = method.collect()

@@ -70,7 +70,7 @@ def test_models_that_agree_are_each_of_them_and_extremes_stay_finite() -> None:
 def test_training_is_that_of_the_unimodal_ensemble() -> None:
     data = feed(feature_set(3, absent=0.2))
     one, other = fit(build("ume", data), data), fit(build("unimodal-ensemble", data), data)
-    assert all(torch.equal(v, other.best[k]) for k, v in one.best.items())
+    assert all(torch.equal(v, other.chosen.state[k]) for k, v in one.chosen.state.items())
 
 
 # ------------------------------------------------------------------------------------ the teachers
@@ -84,7 +84,7 @@ def test_the_teachers_are_the_unimodal_ensemble_and_the_student_starts_afresh(na
     begin_student(method, data)
     ensemble = fit(build("unimodal-ensemble", data, config=DROPOUT), data)
     state = method.state_dict()
-    for k, v in ensemble.best.items():
+    for k, v in ensemble.chosen.state.items():
         assert torch.equal(v, state["teachers.module." + k.removeprefix("fusion.")]), k
     for k, v in build("concat", data, config=DROPOUT, fusion=fusion).state_dict().items():
         assert torch.equal(v, state[k]), k
@@ -140,7 +140,7 @@ def test_without_weight_it_is_plain_training_bit_for_bit(fusion: str) -> None:
     data = feed(feature_set(3, absent=0.2))
     plain = fit(build("concat", data, config=DROPOUT, fusion=fusion), data)
     student = fit(build("umt", data, config=DROPOUT, fusion=fusion, lam=0.0), data)
-    assert all(torch.equal(v, student.best[k]) for k, v in plain.best.items())
+    assert all(torch.equal(v, student.chosen.state[k]) for k, v in plain.chosen.state.items())
     assert all(torch.equal(v, student.method.state_dict()[k]) for k, v in plain.method.state_dict().items())
     one, other = (predictions(run.method, data, "val")["probs"] for run in (plain, student))
     assert torch.equal(one, other)

@@ -1,0 +1,52 @@
+"""What is recorded of a batch now and then, under the same names for every method, at bounded cost.
+
+Every `EVERY` steps, counted over the whole training, the batch of the step is looked at once more, after the update and
+in evaluation mode (no noise is drawn, nothing of the training changes):
+
+    train/accuracy, train/nll     of the fused prediction;  train/accuracy/M, train/nll/M  of each modality's own logits
+    grad/M                        2-norm of the gradient of M's adapter, as it was used
+    discrepancy/M                 sum over the batch of M's probability of the true class, over the mean of the same
+                                  sum of the other modalities (Peng et al. 2022, arXiv 2203.15332, for M = 2)
+
+The cost is a forward pass in 32 steps; `benchmarks/dynamics.py` measures it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mmbal_cli.methods.base import Batch, Method
+from mmbal_cli.ops.gradients import gradient_norm
+from mmbal_cli.ops.losses import both, ce, masked_mean, true_class_probability
+
+EVERY = 32
+
+
+@torch.no_grad()
+def record_batch(method: Method, batch: Batch) -> None:
+    """Log the common columns for the batch that was just trained on."""
+    for m in method.mods:
+        if (norm := gradient_norm(method.enc[m].parameters())) is not None:
+            method.log(f"grad/{m}", norm)
+    method.eval()
+    out = method(replace(batch, valid=None, keep={}, part="", awake=None))
+    probability = method.predict(out)
+    method.train()
+    true = probability.gather(-1, batch.y[..., None]).squeeze(-1)
+    nll = -true.clamp_min(torch.finfo(true.dtype).tiny).log()
+    method.log("train/accuracy", masked_mean((probability.argmax(-1) == batch.y).to(nll.dtype), batch.valid))
+    method.log("train/nll", masked_mean(nll, batch.valid))
+    sums: list[Tensor] = []
+    for m in method.mods:
+        counted = both(batch.present(m), batch.valid)
+        hit = (out.z[m].argmax(-1) == batch.y).to(nll.dtype)
+        method.log(f"train/accuracy/{m}", masked_mean(hit, counted))
+        method.log(f"train/nll/{m}", ce(out.z[m], batch.y, counted))
+        sure = true_class_probability(out.z[m], batch.y)
+        sums.append((sure if counted is None else torch.where(counted, sure, 0.0)).sum(1))
+    for i, m in enumerate(method.mods if len(sums) > 1 else ()):
+        rest = torch.stack(sums[:i] + sums[i + 1 :]).mean(0)
+        method.log(f"discrepancy/{m}", sums[i] / rest.clamp_min(torch.finfo(rest.dtype).tiny))
