@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mmbal_cli import __version__
-from mmbal_cli.cli import cache, compare, data, demo, encoders, eval, methods, prepare, suite, train
+from mmbal_cli.cli import audit, cache, compare, data, demo, encoders, eval, methods, prepare, suite, train
 from mmbal_cli.cli.console import err, error_panel
 from mmbal_cli.errors import EXIT_INTERRUPT, Interrupted, MmbalError
 
@@ -39,6 +39,7 @@ app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
 app.command("eval")(eval.evaluate)
 app.command("compare")(compare.compare)
+app.command("audit")(audit.audit)
 app.add_typer(suite.app, name="suite")
 app.add_typer(methods.app, name="methods")
 app.add_typer(data.app, name="data")

@@ -147,7 +147,7 @@ class Fit:
         if self.peeked is not None:
             seen = scores(method, self.feed.split("test", method.S))
             self.peeked.update(method, seen, epoch)
-            record |= {f"test/{name}": seen[name] for name in ("accuracy", "nll")}
+            record |= {f"test/{name}": value for name, value in seen.items()}
         return record
 
     def rows(self, record: dict[str, Tensor], phase: str) -> list[dict[str, Any]]:
