@@ -33,7 +33,7 @@ def record_batch(method: Method, batch: Batch) -> None:
             method.log(f"grad/{m}", norm)
     method.eval()
     out = method(replace(batch, valid=None, keep={}, part="", awake=None))
-    probability = method.predict(out)
+    probability, z = method.predict(out), out.z  # z is made when it is asked for: before dropout is on again
     method.train()
     true = probability.gather(-1, batch.y[..., None]).squeeze(-1)
     nll = -true.clamp_min(torch.finfo(true.dtype).tiny).log()
@@ -42,10 +42,10 @@ def record_batch(method: Method, batch: Batch) -> None:
     sums: list[Tensor] = []
     for m in method.mods:
         counted = both(batch.present(m), batch.valid)
-        hit = (out.z[m].argmax(-1) == batch.y).to(nll.dtype)
+        hit = (z[m].argmax(-1) == batch.y).to(nll.dtype)
         method.log(f"train/accuracy/{m}", masked_mean(hit, counted))
-        method.log(f"train/nll/{m}", ce(out.z[m], batch.y, counted))
-        sure = true_class_probability(out.z[m], batch.y)
+        method.log(f"train/nll/{m}", ce(z[m], batch.y, counted))
+        sure = true_class_probability(z[m], batch.y)
         sums.append((sure if counted is None else torch.where(counted, sure, 0.0)).sum(1))
     for i, m in enumerate(method.mods if len(sums) > 1 else ()):
         rest = torch.stack(sums[:i] + sums[i + 1 :]).mean(0)
