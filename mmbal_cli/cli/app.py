@@ -17,7 +17,23 @@ from typing import Annotated, NoReturn
 import typer
 
 from mmbal_cli import __version__
-from mmbal_cli.cli import audit, cache, compare, data, demo, encoders, eval, methods, prepare, suite, train
+from mmbal_cli.cli import (
+    audit,
+    bundle,
+    cache,
+    compare,
+    data,
+    demo,
+    encoders,
+    eval,
+    explain,
+    methods,
+    plan,
+    prepare,
+    report,
+    suite,
+    train,
+)
 from mmbal_cli.cli.console import err, error_panel
 from mmbal_cli.errors import EXIT_INTERRUPT, Interrupted, MmbalError
 
@@ -34,17 +50,23 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-app.command("demo")(demo.demo)
-app.command("prepare")(prepare.prepare)
-app.command("train")(train.train)
-app.command("eval")(eval.evaluate)
-app.command("compare")(compare.compare)
-app.command("audit")(audit.audit)
-app.add_typer(suite.app, name="suite")
-app.add_typer(methods.app, name="methods")
-app.add_typer(data.app, name="data")
-app.add_typer(encoders.app, name="encoders")
-app.add_typer(cache.app, name="cache")
+RUNNING, RESULTS, SHARING, LOOKING = "Prepare and train", "Results", "Share and reproduce", "Look up and keep in order"
+app.command("demo", rich_help_panel=RUNNING)(demo.demo)
+app.command("prepare", rich_help_panel=RUNNING)(prepare.prepare)
+app.command("plan", rich_help_panel=RUNNING)(plan.plan)
+app.command("train", rich_help_panel=RUNNING)(train.train)
+app.add_typer(suite.app, name="suite", rich_help_panel=RUNNING)
+app.command("eval", rich_help_panel=RESULTS)(eval.evaluate)
+app.command("compare", rich_help_panel=RESULTS)(compare.compare)
+app.add_typer(report.app, name="report", rich_help_panel=RESULTS)
+app.command("explain", rich_help_panel=RESULTS)(explain.explain)
+app.command("audit", rich_help_panel=RESULTS)(audit.audit)
+app.command("bundle", rich_help_panel=SHARING)(bundle.bundle)
+app.command("replay", rich_help_panel=SHARING)(bundle.replay)
+app.add_typer(methods.app, name="methods", rich_help_panel=LOOKING)
+app.add_typer(data.app, name="data", rich_help_panel=LOOKING)
+app.add_typer(encoders.app, name="encoders", rich_help_panel=LOOKING)
+app.add_typer(cache.app, name="cache", rich_help_panel=LOOKING)
 
 
 def _version(asked: bool) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmbal_cli.cli.compare import Metrics, few_threads, metric_names
 from mmbal_cli.cli.console import note
 from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, Runs, Split
 from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver
@@ -14,6 +15,8 @@ from mmbal_cli.errors import EXIT_FINDINGS, CacheError, UsageError
 
 if TYPE_CHECKING:
     from mmbal_cli.report.runs import Predictions, Run
+
+METRICS = "accuracy,macro_f1,map,nll,ece"
 
 
 def evaluate(
@@ -27,17 +30,21 @@ def evaluate(
     cache: Cache = CACHE,
     runs: Runs = RUNS,
     device: Device = "auto",
+    metric: Metrics = METRICS,
     format: Formats = None,
     precision: Precision = 2,
     output: Output = None,
 ) -> None:
-    """Score runs: accuracy, macro-F1, mAP, NLL and ECE, for each seed and mean ± sd.
+    """Score runs: accuracy, macro-F1, mAP, NLL and ECE, for each seed, mean ± sd and 95% interval.
 
     Exit code 1 when one of several runs has no finished seed.
     """
+    few_threads()
     fresh = fresh or dataset is not None
     if split is Split.train and not fresh:
         raise UsageError("Predictions on train are not saved.", "Saved are val and test.", "add --fresh")
+
+    wanted = list(dict.fromkeys(metric_names(metric)))
 
     from mmbal_cli.report.evaluate import document, lines, sheet
     from mmbal_cli.report.evaluate import evaluate as score
@@ -50,7 +57,7 @@ def evaluate(
             continue
         good, failed = _predict(run, cache, dataset, split.value, device) if fresh else run.collect(split.value)
         source = "fresh" if fresh else "saved"
-        evaluations.append(score(run, good, failed, split=split.value, dataset=dataset, source=source))
+        evaluations.append(score(run, good, failed, split=split.value, dataset=dataset, source=source, names=wanted))
     if not evaluations:
         raise CacheError(
             f"No seed has finished in {', '.join(unfinished)}.", "Expected a trained run.", "mmbal train ... --resume"

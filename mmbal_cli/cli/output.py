@@ -1,8 +1,10 @@
-"""How `eval` and `compare` hand over a report: one of five formats, to stdout or into a file."""
+"""How `eval` and `compare` hand over a report: one of six formats, to stdout or into a file."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,13 +29,38 @@ class Format(StrEnum):
     csv = "csv"
     json = "json"
     latex = "latex"
+    html = "html"
 
 
 Formats = Annotated[
     Format | None, typer.Option("--format", "-f", help="Output format; by default that of -o's suffix, else table.")
 ]
 Precision = Annotated[int, typer.Option("--precision", min=0, max=6, help="Decimals of percentages.")]
-Output = Annotated[Path | None, typer.Option("--out", "-o", help="Write to this file instead of stdout.")]
+
+
+def check_output(output: Path | None) -> Path | None:
+    """`output` when a file can be written there, before any work is done. Raises UsageError when it cannot."""
+    if output is None:
+        return None
+    try:
+        folder = output.resolve().parent
+        place = output if output.exists() else folder
+        if output.is_dir():
+            raise UsageError(f"{output} is a folder.", "Expected the name of a file to write.", f"-o {output}/NAME")
+        if not folder.is_dir():
+            raise UsageError(f"{output} cannot be written: there is no folder {folder}.", repair=f"mkdir -p {folder}")
+    except (OSError, RuntimeError) as error:  # a name that is too long, a link to itself
+        raise UsageError(f"{output} cannot be written: {getattr(error, 'strerror', error)}.") from error
+    if not os.access(place, os.W_OK):
+        raise UsageError(
+            f"{output} cannot be written: {place} is read-only.", "Expected a place that you may write to."
+        )
+    return output
+
+
+Output = Annotated[
+    Path | None, typer.Option("--out", "-o", callback=check_output, help="Write to this file instead of stdout.")
+]
 
 
 @dataclass(frozen=True)
@@ -64,6 +91,7 @@ def deliver(report: Report, format: Format | None, output: Path | None, precisio
         Format.table: lambda: export.plain(report.sheets(precision)),
         Format.md: lambda: export.markdown(report.sheets(precision)),
         Format.latex: lambda: export.latex(report.sheets(precision)),
+        Format.html: lambda: export.html_page(report.sheets(precision)),
         Format.csv: lambda: export.csv_text(report.lines()),
         Format.json: lambda: export.json_text(report.document()),
     }
@@ -75,9 +103,28 @@ def deliver(report: Report, format: Format | None, output: Path | None, precisio
     note(f"wrote {output} ({format})")
 
 
-def write_text(output: Path, text: str) -> None:
-    """Write a file that the user named. Raises UsageError when that cannot be done."""
+def write_bytes(output: Path, data: bytes) -> None:
+    """Write a file that the user named, complete or not at all. Raises UsageError when that cannot be done.
+
+    The data are written beside the file and renamed, so that a full disk or Ctrl-C leaves what was there before;
+    what is no plain file (/dev/stdout, a pipe) is written to directly.
+    """
+    check_output(output)
+    target = output.resolve()
+    part = target.with_name(f".mmbal-{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
-        output.write_text(text, encoding="utf-8")
+        if output.exists() and not target.is_file():
+            output.write_bytes(data)
+            return
+        part.write_bytes(data)
+        part.replace(target)
     except OSError as error:
-        raise UsageError(f"{output} cannot be written: {error.strerror}.") from error
+        raise UsageError(f"{output} cannot be written: {error.strerror}.", f"It needs {len(data):,} bytes.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def write_text(output: Path, text: str) -> None:
+    """Write a text file that the user named, in UTF-8; as `write_bytes`."""
+    write_bytes(output, text.encode("utf-8"))

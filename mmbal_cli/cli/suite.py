@@ -9,7 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmbal_cli.cli.compare import METRICS, Literature, Metrics, beside_literature, hand_over, metric_names
+from mmbal_cli.cli.compare import (
+    METRICS,
+    Alpha,
+    BaselineRow,
+    Corrected,
+    Correction,
+    Literature,
+    Metrics,
+    Test,
+    TestName,
+    baseline_of,
+    beside_literature,
+    few_threads,
+    hand_over,
+    metric_names,
+)
 from mmbal_cli.cli.console import emit_json, err, note
 from mmbal_cli.cli.listing import show_facts, show_rows
 from mmbal_cli.cli.options import (
@@ -37,6 +52,7 @@ from mmbal_cli.errors import EXIT_FINDINGS, CacheError, UsageError
 if TYPE_CHECKING:
     from mmbal_cli.engine.suite import Row
     from mmbal_cli.recipe import SuiteRecipe
+    from mmbal_cli.report.contrast import Against
     from mmbal_cli.report.suite import Table
 
 app = typer.Typer(
@@ -214,6 +230,10 @@ def table(
     seeds: Seeds = SEEDS,
     set_: Sets = None,
     metric: Metrics = METRICS,
+    baseline: BaselineRow = None,
+    test: TestName = Test.auto,
+    correction: Corrected = Correction.holm,
+    alpha: Alpha = 0.05,
     split: Parts = None,
     subset: Subset = None,
     encoder: Features = None,
@@ -225,9 +245,11 @@ def table(
     with_literature: Literature = False,
 ) -> None:
     """Compare exactly the rows of a suite, in its order. Exit code 1 when a row is not there yet."""
+    few_threads()
     part, named = parts_of(split)
+    against = baseline_of(baseline, test, correction, alpha)
     whole = study(name, dataset, seeds, set_, cache, runs, named, subset, encoder)
-    found = _table(whole, metric_names(metric), part, [])
+    found = _table(whole, metric_names(metric), part, [], against)
     report = _report(found)
     if with_literature:
         report = beside_literature(report, found.comparison)
@@ -245,7 +267,9 @@ def _report(table: Table) -> Report:
     return Report(table.sheets, table.document, table.lines)
 
 
-def _table(whole: Study, metrics: list[str], split: Split, failed: list[Failure]) -> Table:
+def _table(
+    whole: Study, metrics: list[str], split: Split, failed: list[Failure], against: Against | None = None
+) -> Table:
     """Rows that are there, compared; a tuned row by the run that validation chose."""
     from mmbal_cli.engine.suite import candidates, choose
     from mmbal_cli.report.runs import read_run
@@ -265,5 +289,5 @@ def _table(whole: Study, metrics: list[str], split: Split, failed: list[Failure]
     if not shown:
         raise CacheError(f"No row of suite '{whole.suite.name}' is there yet.", "", f"mmbal suite run {whole.words}")
     reasons = {failure.title: failure.reason for failure in failed}
-    comparison = compare_rows(shown, metrics, split.value)
+    comparison = compare_rows(shown, metrics, split.value, against)
     return Table(whole.suite.name, whole.suite.note, shown, comparison, left_out, reasons)

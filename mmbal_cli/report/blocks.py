@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mmbal_cli.report.metrics import METRICS, Metric, absent, metrics
-from mmbal_cli.report.runs import Predictions, Run, RunFacts
-from mmbal_cli.report.statistics import Resampled, Summary, influence, interval, resample, summary
+from mmbal_cli.report.contrast import Against, Baseline, Contrast, Side, contrasts, named
+from mmbal_cli.report.measure import correct, measure
+from mmbal_cli.report.metrics import METRICS, Metric, absent
+from mmbal_cli.report.predictions import Predictions
+from mmbal_cli.report.runs import Run, RunFacts
+from mmbal_cli.report.settings import flat
+from mmbal_cli.report.statistics import Estimate, Measured, Summary, combined, estimates, summary
 
 UNIMODAL = "unimodal"
 FIRST_ROWS = {UNIMODAL: 0, "unimodal-ensemble": 1, "concat": 2}
@@ -44,22 +45,30 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """{seed: value}, its mark and the 95% interval behind the mark.
+    """{seed: value}, their mean with its 95% interval, and how it stands.
 
     Marks: "best", "tied" (not distinguishable from the best); for modality columns "below" or "above"
-    (distinguishable from the modality's own unimodal model). `interval` is of the difference to that row;
-    `draws` are the bootstrap values it comes from.
+    (distinguishable from the modality's own unimodal model). `difference` is to the best row, or to that model;
+    `rank` is 1 for the best mean of a metric, 2 for the second, else 0; `contrast` is against the baseline.
     """
 
     values: Mapping[int, float]
-    draws: Resampled = field(repr=False, compare=False)
+    estimate: Estimate
+    measured: Measured = field(repr=False, compare=False)
     mark: str = ""
-    interval: tuple[float, float] | None = None
+    rank: int = 0
+    difference: Estimate | None = None
+    contrast: Contrast | None = None
 
     @property
     def summary(self) -> Summary:
         """Mean, sample standard deviation and n over seeds."""
-        return summary(self.values)
+        return Summary(self.estimate.mean, self.estimate.sd, self.estimate.n)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95% interval of `difference`; None without a common seed."""
+        return _interval(self.difference) if self.difference else None
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,13 @@ class Row:
     failed: Mapping[int, str]
     cells: Mapping[str, Cell]
     best_unimodal: bool = False
+
+    @property
+    def names(self) -> set[str]:
+        """What a user may call the row, besides its label."""
+        facts = self.run.facts
+        own = {self.run.name, self.run.folder.name, str(self.run.folder), facts.label, facts.title}
+        return own | set(self.label.removesuffix(facts.suffix).split(" = "))
 
     @property
     def rank(self) -> int:
@@ -112,7 +128,10 @@ class Versus:
 
 @dataclass(frozen=True)
 class Block:
-    """Comparable rows of one data set; `apart` says why they are not in the block before."""
+    """Comparable rows of one data set; `apart` says why they are not in the block before.
+
+    `hidden` are the labels of rows that are not shown, but take part in marks, ranks and corrections.
+    """
 
     split: str
     rows: tuple[Row, ...]
@@ -122,6 +141,8 @@ class Block:
     kept: int = 0  # of them, those with any modality
     absent: tuple[str, ...] = ()
     versus: tuple[Versus, ...] = ()
+    baseline: Baseline | None = None
+    hidden: tuple[str, ...] = ()
 
     @property
     def facts(self) -> RunFacts:
@@ -136,23 +157,24 @@ def block(
     sort_by: str,
     apart: str = "",
     given: Mapping[str, str] | None = None,
+    against: Against | None = None,
 ) -> Block:
     """The block of comparable runs `group`, with columns `names` and rows sorted by `sort_by`.
 
-    With labels `given` {run folder name: label}, rows stay in the order of `group`.
+    With labels `given` {run folder name: label}, rows stay in the order of `group`. With `against`, every fused cell
+    has its contrast to that baseline, if it is in the group.
     """
     columns = _columns(group, names)
     cells = _cells(group, columns)
-    for column in columns:
-        base = _own_unimodal(group, column) if column.modality else _best(cells[column.key], column.metric)
-        if base is not None and sum(bool(cell.values) for cell in cells[column.key]) > 1:
-            cells[column.key] = _marked(cells[column.key], base, column)
     alone = [i for i, each in enumerate(group) if each.run.facts.label.startswith(f"{UNIMODAL}:")]
     best_alone = _best(cells[names[0]], METRICS[names[0]], alone)
     rows = []
-    for i, (each, label) in enumerate(zip(group, _labels([each.run for each in group], given or {}), strict=True)):
+    for i, (each, label) in enumerate(zip(group, labels([each.run for each in group], given or {}), strict=True)):
         own = {key: column_cells[i] for key, column_cells in cells.items()}
         rows.append(Row(each.run, label, tuple(each.good), each.failed, own, i == best_alone))
+    baseline = None
+    if against is not None:
+        rows, baseline = _contrasted(rows, group, columns, against)
     if given is None:
         rows.sort(key=lambda row: _place(row, sort_by))
     scored = next((predictions for each in group for predictions in each.good.values()), None)
@@ -165,6 +187,7 @@ def block(
         scored.kept if scored else 0,
         tuple(absent(scored.labels, group[0].run.facts.data.classes)) if scored else (),
         tuple(_versus(rows, names[0])),
+        baseline,
     )
 
 
@@ -176,30 +199,33 @@ def _columns(group: list[Scored], names: Sequence[str]) -> list[Column]:
 
 
 def _cells(group: list[Scored], columns: list[Column]) -> dict[str, list[Cell]]:
-    """Unmarked cells of each column, one a run; all are resampled together."""
-    measured = [_measure(each, column) for column in columns for each in group]
-    cells = iter(
-        Cell({seed: value for seed, (value, _) in seeds.items()}, draws)
-        for seeds, draws in zip(measured, resample(measured), strict=True)
-    )
-    return {column.key: [next(cells) for _ in group] for column in columns}
+    """Cells of each column, one a run, with marks and ranks; all are estimated together."""
+    measured = [[measure(each.good, column.key.partition("/")[0], column.modality) for each in group]
+                for column in columns]  # fmt: skip
+    found = iter(estimates([each for column in measured for each in column]))
+    cells = {
+        column.key: [Cell(each.values, next(found), each) for each in own]
+        for column, own in zip(columns, measured, strict=True)
+    }
+    bases = {}
+    for column in columns:
+        own = cells[column.key]
+        base = _own_unimodal(group, column) if column.modality else _best(own, column.metric)
+        if base is not None and sum(bool(cell.values) for cell in own) > 1:
+            bases[column.key] = base
+    pairs = [(key, i) for key, base in bases.items() for i, cell in enumerate(cells[key]) if i != base and cell.values]
+    differences = [
+        combined([(1.0, cells[key][i].measured), (-1.0, cells[key][bases[key]].measured)]) for key, i in pairs
+    ]
+    spans = dict(zip(pairs, estimates(differences), strict=True))
+    for column in columns:
+        if column.key in bases:
+            cells[column.key] = _marked(cells[column.key], bases[column.key], column, spans)
+    return cells
 
 
-def _measure(each: Scored, column: Column) -> dict[int, tuple[float, NDArray]]:
-    """{seed: (value, influence of each sample [N])}."""
-    measured = {}
-    classes = each.run.facts.data.classes
-    name = column.key.partition("/")[0]
-    for seed, predictions in each.good.items():
-        probs, labels, mask = predictions.probs, predictions.labels, np.ones(len(predictions.labels), bool)
-        if column.modality is not None:
-            if column.modality not in predictions.logits or not predictions.present[column.modality].any():
-                continue
-            probs, labels, mask = predictions.modality(column.modality)
-        slopes = np.zeros(len(predictions.labels))
-        slopes[mask] = influence(name, probs, labels)
-        measured[seed] = metrics(probs, labels, classes, [name])[name], slopes
-    return measured
+def _interval(found: Estimate) -> tuple[float, float] | None:
+    return None if found.low is None or found.high is None else (found.low, found.high)
 
 
 def _best(cells: list[Cell], metric: Metric, among: Sequence[int] | None = None) -> int | None:
@@ -218,18 +244,49 @@ def _own_unimodal(group: list[Scored], column: Column) -> int | None:
     return next((i for i, each in enumerate(group) if each.run.facts.label == label and each.good), None)
 
 
-def _marked(cells: list[Cell], base: int, column: Column) -> list[Cell]:
+def _marked(cells: list[Cell], base: int, column: Column, spans: Mapping[tuple[str, int], Estimate]) -> list[Cell]:
     """Cells with marks against the cell `base`: the best one, or the modality's own unimodal model."""
+    merits = [None if (mean := cell.summary.mean) is None else _merit(mean, column.metric) for cell in cells]
     marked = []
     for i, cell in enumerate(cells):
-        span = interval(cell.draws, cells[base].draws) if i != base else None
-        mark = ""
-        if column.modality is None:
+        difference = spans.get((column.key, i))
+        span = _interval(difference) if difference else None
+        merit, mark, rank = merits[i], "", 0
+        if column.modality is None and merit is not None:
             mark = "best" if i == base else "tied" if span and span[0] <= 0 <= span[1] else ""
+            rank = 1 + sum(other is not None and other > merit for other in merits)
         elif span:
             mark = "below" if span[1] < 0 else "above" if span[0] > 0 else ""
-        marked.append(replace(cell, mark=mark, interval=span))
+        marked.append(replace(cell, mark=mark, rank=rank if rank <= 2 else 0, difference=difference if span else None))
     return marked
+
+
+def _contrasted(
+    rows: list[Row], group: list[Scored], columns: list[Column], against: Against
+) -> tuple[list[Row], Baseline]:
+    """Rows with the contrast of every fused cell to the baseline, and what the contrasts rest on."""
+    base = named(against.baseline, [row.label for row in rows], [row.names for row in rows])
+    if base is None:
+        return rows, Baseline(against, missing="it is not among these runs")
+    if not rows[base].seeds:
+        return rows, Baseline(against, rows[base].label, "it has no finished seed")
+    right = [correct(each.good) for each in group]
+    found, comparisons, paired = list(rows), {}, set()
+    for column in columns:
+        if column.modality is not None:
+            continue
+        key = column.key
+        marks = right if key == "accuracy" else [None] * len(rows)
+        sides = [Side(row.cells[key].measured, seeds) for row, seeds in zip(rows, marks, strict=True)]
+        against_base = contrasts(sides, base, column.metric, against)
+        comparisons[key] = sum(each is not None and each.p[against.chosen] is not None for each in against_base)
+        for i, each in enumerate(against_base):
+            if each is not None:
+                paired.add(min(len(found[i].seeds), len(found[base].seeds)) if against.chosen == "welch"
+                           else each.difference.n)  # fmt: skip
+                cells = found[i].cells
+                found[i] = replace(found[i], cells={**cells, key: replace(cells[key], contrast=each)})
+    return found, Baseline(against, rows[base].label, "", comparisons, min(paired, default=0))
 
 
 def _versus(rows: list[Row], key: str) -> Iterator[Versus]:
@@ -239,7 +296,8 @@ def _versus(rows: list[Row], key: str) -> Iterator[Versus]:
     for base in bases if methods else ():
         limit = _merit(base.mean(key) or 0.0, METRICS[key])
         better = [row for row in methods if _merit(row.mean(key) or 0.0, METRICS[key]) > limit]
-        spans = [interval(row.cells[key].draws, base.cells[key].draws) for row in better]
+        own = base.cells[key].measured
+        spans = map(_interval, estimates([combined([(1.0, row.cells[key].measured), (-1.0, own)]) for row in better]))
         clear = [span for span in spans if span and not span[0] <= 0 <= span[1]]
         yield Versus(base.label, len(methods), len(better), len(clear))
 
@@ -254,25 +312,19 @@ def _place(row: Row, sort_by: str) -> tuple:
     return (row.rank, first, mean is None, value, row.label)
 
 
-def _labels(runs: list[Run], given: Mapping[str, str]) -> list[str]:
+def labels(runs: Sequence[Run], given: Mapping[str, str]) -> list[str]:
     """Label of each run, `given` or its own; namesakes get the settings that differ, or digits of their spec."""
-    labels = []
+    found = []
     for run in runs:
         facts = run.facts
-        namesakes = [_flat(other.facts.config) for other in runs if other.facts.label == facts.label]
-        keys = sorted({key for flat in namesakes for key in flat})
-        differing = [key for key in keys if len({repr(flat.get(key)) for flat in namesakes}) > 1]
-        mine = _flat(facts.config)
+        namesakes = [flat(other.facts.config) for other in runs if other.facts.label == facts.label]
+        keys = sorted({key for settings in namesakes for key in settings})
+        differing = [key for key in keys if len({repr(settings.get(key)) for settings in namesakes}) > 1]
+        mine = flat(facts.config)
         variant = ", ".join(f"{key.rpartition('.')[2]}={mine[key]}" for key in differing if key in mine)
         if len(namesakes) > 1 and len(differing) not in (1, 2):
             variant = facts.spec[:8]
         label = facts.label + (f" [{variant}]" if variant else "")
-        labels.append(given.get(run.name, label) + facts.suffix)
-    return labels
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
+        found.append(given.get(run.name, label) + facts.suffix)
+    counts = Counter(found)
+    return [label if counts[label] == 1 else f"{label} ({run.folder})" for label, run in zip(found, runs, strict=True)]

@@ -7,21 +7,28 @@ largest such group comes first; every other group is its own block, with what di
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mmbal_cli.errors import CacheError
+from mmbal_cli.errors import CacheError, UsageError
 from mmbal_cli.report.blocks import Block, Scored, block
+from mmbal_cli.report.contrast import Against, unknown
 from mmbal_cli.report.runs import Run
+from mmbal_cli.report.settings import Look
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All blocks, and the runs that could not be read with the reason."""
+    """All blocks, the runs that could not be read with the reason, and what is shown.
+
+    `unseen` are data sets of which `look` hides every row of a block.
+    """
 
     split: str
     blocks: tuple[Block, ...]
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    look: Look = field(default=Look())
+    unseen: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -35,18 +42,23 @@ def compare(
     split: str = "test",
     sort_by: str | None = None,
     labels: Mapping[str, str] | None = None,
+    *,
+    against: Against | None = None,
+    look: Look | None = None,
+    unreadable: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Compare `runs` on `split` by the metrics `names`: reference rows first, others sorted by `sort_by`.
 
     `sort_by` is the first metric by default. With `labels` {run folder name: label}, rows carry these labels and
-    stay in the order of `runs`.
+    stay in the order of `runs`. `against` names the baseline of the differences, `look` what is shown, `unreadable`
+    runs that could not be read before, with the reason. Raises UsageError when no run is the baseline, or none shown.
     """
-    scored, unreadable = [], {}
+    scored, unreadable = [], dict(unreadable or {})
     for run in runs:
         try:
             scored.append(Scored(run, *run.collect(split)))
         except CacheError as error:
-            unreadable[run.name] = str(error)
+            unreadable[run.name if run.name not in unreadable else str(run.folder)] = str(error)
     names = list(dict.fromkeys([*names, *([sort_by] if sort_by else [])]))
     place = {run.folder: i for i, run in enumerate(runs)}
     blocks = []
@@ -56,8 +68,26 @@ def compare(
         for group in groups:
             apart = "" if group is groups[0] else _difference(main, group[0])
             shown = group if labels is None else sorted(group, key=lambda each: place[each.run.folder])
-            blocks.append(block(shown, names, split, sort_by or names[0], apart, labels))
-    return Comparison(split, tuple(blocks), unreadable)
+            blocks.append(block(shown, names, split, sort_by or names[0], apart, labels, against))
+    if against and blocks and not any(each.baseline and each.baseline.label for each in blocks):
+        raise unknown(against.baseline, (row.label for each in blocks for row in each.rows))
+    return _seen(Comparison(split, tuple(blocks), unreadable, look or Look()))
+
+
+def _seen(comparison: Comparison) -> Comparison:
+    """The comparison with the rows that its look shows, and the data sets of which it shows none."""
+    look, blocks, unseen = comparison.look, [], []
+    for each in comparison.blocks:
+        rows = tuple(row for row in each.rows if look.shows(row.label))
+        hidden = tuple(row.label for row in each.rows if not look.shows(row.label))
+        if rows:
+            blocks.append(replace(each, rows=rows, hidden=hidden))
+        else:
+            unseen.append(each.facts.dataset)
+    if unseen and not blocks:
+        labels = {row.label for each in comparison.blocks for row in each.rows}
+        raise UsageError("--keep and --drop leave no row to show.", f"The rows are {', '.join(sorted(labels))}.")
+    return replace(comparison, blocks=tuple(blocks), unseen=tuple(dict.fromkeys(unseen)))
 
 
 def _identity(scored: Scored) -> dict[str, Any]:

@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mmbal_cli.report.metrics import METRICS, absent, metrics
+import numpy as np
+
+from mmbal_cli.report.measure import measure
+from mmbal_cli.report.metrics import METRICS, absent, defined, metrics
 from mmbal_cli.report.runs import DataFacts, Predictions, Run, coverage_note
-from mmbal_cli.report.statistics import Summary, summary
+from mmbal_cli.report.statistics import SAMPLES, Estimate, Summary, estimates
 from mmbal_cli.report.tables import Entry, Sheet, number
 
 SCHEMA = 1
+NAMES = ("accuracy", "macro_f1", "map", "nll", "ece")  # where nothing else is asked for
 FUSED = "fused"
 LINE_HEAD = (
     *("run", "label", "dataset", "split", "source", "part", "seed", "samples", "metric", "value"),
@@ -26,6 +30,7 @@ class Part:
     modality: str | None
     values: Mapping[int, Mapping[str, float]]  # seed, metric
     samples: Mapping[int, int]
+    estimates: Mapping[str, Estimate]  # metric
 
     @property
     def name(self) -> str:
@@ -34,7 +39,8 @@ class Part:
 
     def summary(self, metric: str) -> Summary:
         """Mean, sample standard deviation and n of one metric over seeds."""
-        return summary({seed: values[metric] for seed, values in self.values.items()})
+        found = self.estimates[metric]
+        return Summary(found.mean, found.sd, found.n)
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Evaluation:
     absent: tuple[str, ...]
     scored: int = 0
     kept: int = 0  # of them, those with any modality
+    names: tuple[str, ...] = NAMES
 
     @property
     def data(self) -> DataFacts | None:
@@ -72,21 +79,23 @@ def evaluate(
     split: str,
     dataset: str | None = None,
     source: str = "saved",
+    names: Sequence[str] = NAMES,
 ) -> Evaluation:
-    """Score {seed: predictions} of `run` with all metrics, fused and for each modality."""
+    """Score {seed: predictions} of `run` with the metrics `names`, fused and for each modality."""
     classes = run.facts.data.classes
     heads = {m for each in predictions.values() for m in each.logits}
     order = list(dict.fromkeys([*run.facts.data.modalities, *sorted(heads)]))
-    parts = [_part(None, predictions, classes)]
-    parts += [_part(m, predictions, classes) for m in order if m in heads]
+    parts = [_part(m, predictions, classes, names) for m in (None, *order) if m is None or m in heads]
     missing = next((absent(each.labels, classes) for each in predictions.values()), [])
     dataset = dataset or run.facts.dataset
     first = next(iter(predictions.values()), None)
     seen = (len(first.ids), first.kept) if first else (0, 0)
-    return Evaluation(run, dataset, split, source, tuple(parts), failed, tuple(missing), *seen)
+    return Evaluation(run, dataset, split, source, tuple(parts), failed, tuple(missing), *seen, tuple(names))
 
 
-def _part(modality: str | None, predictions: Mapping[int, Predictions], classes: Sequence[str]) -> Part:
+def _part(
+    modality: str | None, predictions: Mapping[int, Predictions], classes: Sequence[str], names: Sequence[str]
+) -> Part:
     values, samples = {}, {}
     for seed, each in predictions.items():
         if modality is None:
@@ -95,49 +104,68 @@ def _part(modality: str | None, predictions: Mapping[int, Predictions], classes:
             probs, labels, _ = each.modality(modality)
         else:
             continue
-        values[seed], samples[seed] = metrics(probs, labels, classes), len(labels)
-    return Part(modality, values, samples)
+        values[seed], samples[seed] = metrics(probs, labels, classes, names), len(labels)
+    found = estimates([measure(predictions, name, modality) for name in names])
+    return Part(modality, values, samples, dict(zip(names, found, strict=True)))
 
 
 def sheet(evaluation: Evaluation, precision: int = 2) -> Sheet:
-    """A table with one section a part: its seeds, then mean ± sample standard deviation."""
+    """A table with one section a part: its seeds, then mean ± sample standard deviation and the 95% interval."""
     rows: list[list[Entry]] = []
     rules = set()
+    names = evaluation.names
     for part in evaluation.parts:
         rules.add(len(rows))
         for seed in part.values:
             fields = (part.name if seed == min(part.values) else "", f"{seed}", f"{part.samples[seed]}")
             values = part.values[seed]
-            rows.append([*map(Entry, fields), *(_entry(Summary(values[k], None, 1), k, precision) for k in METRICS)])
+            rows.append([*map(Entry, fields), *(_entry(Summary(values[k], None, 1), k, precision) for k in names)])
         if len(part.values) > 1:
-            summaries = [_entry(part.summary(key), key, precision, "bold") for key in METRICS]
+            summaries = [_entry(part.summary(key), key, precision, "bold") for key in names]
             rows.append([Entry(""), Entry("mean", style="bold"), Entry(""), *summaries])
+        if part.values:
+            spans = [_span(part.estimates[key], key, precision) for key in names]
+            rows.append([Entry(""), Entry("95%", style="dim"), Entry(""), *spans])
     run = evaluation.run
-    last = len(METRICS) + 2
+    last = len(names) + 2
     where = evaluation.data.where(evaluation.dataset) if evaluation.data else evaluation.dataset
     return Sheet(
         f"{run.name} · {run.facts.title} on {where} · {evaluation.split}, {evaluation.source} predictions",
-        ("part", "seed", "samples", *(metric.title for metric in METRICS.values())),
+        ("part", "seed", "samples", *(METRICS[key].title for key in names)),
         rows,
         _notes(evaluation),
         left=2,
         rules=frozenset(rules - {0}),
-        hide=(last, last - 1, last - 2, last - 3, 2),
+        hide=(*range(last, 3, -1), 2),
     )
 
 
 def _entry(value: Summary, key: str, precision: int, style: str = "") -> Entry:
+    if value.mean is None or not np.isfinite(value.mean):
+        return Entry("–", style="dim")
     percent = METRICS[key].percent
     spread = "" if value.sd is None else number(value.sd, percent=percent, precision=precision)
     return Entry(number(value.mean, percent=percent, precision=precision), spread, style=style)
 
 
+def _span(found: Estimate, key: str, precision: int) -> Entry:
+    if found.low is None or found.high is None:
+        return Entry("–", style="dim")
+    ends = [number(end, percent=METRICS[key].percent, precision=precision) for end in (found.low, found.high)]
+    return Entry(f"[{', '.join(ends)}]".replace("-", "−"), style="dim")
+
+
 def _notes(evaluation: Evaluation) -> list[str]:
     notes = ["Percent, NLL in nats; mean ± sample standard deviation (divisor n − 1) over seeds."]
+    whole = evaluation.parts[0]
+    if whole.values:
+        one = len(whole.values) == 1
+        over = f"the {SAMPLES} alone, because there is one seed" if one else "seeds and samples"
+        notes.append(f"95%: interval of the mean over {over}.")
     if any(part.modality for part in evaluation.parts):
         notes.append("Rows of a modality: softmax of its own logits inside the model, on samples that have it.")
     notes += [f"Seed {seed} failed and is left out ({reason})." for seed, reason in evaluation.failed.items()]
-    if not evaluation.parts[0].values:
+    if not whole.values:
         notes.append("No seed has finished yet.")
     subset = evaluation.data.subset_title if evaluation.data else "none"
     notes += filter(None, [coverage_note(evaluation.split, evaluation.coverage, subset)])
@@ -145,6 +173,9 @@ def _notes(evaluation: Evaluation) -> list[str]:
         notes.append(f"Split {evaluation.data.split_title}; subset {subset}.")
     if evaluation.absent:
         notes.append(f"No sample here of {', '.join(evaluation.absent)}: left out of macro-F1 and mAP.")
+    classes = len(evaluation.run.facts.data.classes)
+    if "top5" in evaluation.names and not defined("top5", classes):
+        notes.append(f"top-5 says nothing about {classes} classes.")
     return notes
 
 
@@ -168,11 +199,18 @@ def _run_document(evaluation: Evaluation) -> dict[str, Any]:
             {
                 "modality": part.modality,
                 "seeds": {str(seed): {"samples": part.samples[seed], **values} for seed, values in part.values.items()},
-                "metrics": {key: asdict(part.summary(key)) for key in METRICS},
+                "metrics": {key: _metric_document(part, key) for key in evaluation.names},
             }
             for part in evaluation.parts
         ],
     }
+
+
+def _metric_document(part: Part, key: str) -> dict[str, Any]:
+    """`ci` is the 95% interval of the mean, `over` what it generalises over."""
+    found = part.estimates[key]
+    ci = None if found.low is None else [found.low, found.high]
+    return asdict(part.summary(key)) | {"ci": ci, "over": found.over}
 
 
 def _split_document(data: DataFacts) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Reports as text: terminal table, markdown, CSV in long format, JSON, and LaTeX (booktabs)."""
+"""Reports as text: terminal table, markdown, CSV in long format, JSON, LaTeX (booktabs) and HTML."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import io
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
-from mmbal_cli.report.tables import MARKS, Entry, Sheet, literal, natural_width, terminal
+from mmbal_cli.report.export_html import CSS, html_page, html_tables
+from mmbal_cli.report.export_latex import latex
+from mmbal_cli.report.tables import MARKS, Entry, Sheet, literal, natural_width, reading, terminal
 
-SUFFIXES = {".txt": "table", ".md": "md", ".csv": "csv", ".json": "json", ".tex": "latex"}
-_TEX = {
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}"},
-    **{"±": r"$\pm$", "≈": r"$\approx$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "−": "$-$"},
-    **{"†": r"$^\dagger$", "·": r"$\cdot$", "–": "--", "*": r"$^\ast$", "[": "{[}", "]": "{]}"},
+__all__ = ["CSS", "SUFFIXES", "csv_text", "html_page", "html_tables", "json_text", "latex", "markdown", "plain"]
+SUFFIXES = {
+    **{".txt": "table", ".md": "md", ".csv": "csv", ".json": "json", ".tex": "latex"},
+    **{".html": "html", ".htm": "html"},
 }
+FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"  # what a spreadsheet takes for the start of a formula
 
 
 def plain(sheets: Sequence[Sheet]) -> str:
@@ -36,80 +37,67 @@ def plain(sheets: Sequence[Sheet]) -> str:
 
 
 def markdown(sheets: Sequence[Sheet]) -> str:
-    """One table a sheet; the best value is bold."""
+    """One table a sheet; the best value is bold, the second underlined."""
     return "\n".join(_markdown(sheet) for sheet in sheets)
 
 
-def latex(sheets: Sequence[Sheet]) -> str:
-    """One table a sheet (needs booktabs); the best value is bold."""
-    return "% needs \\usepackage{booktabs}\n" + "\n".join(_latex(sheet) for sheet in sheets)
-
-
 def csv_text(lines: Sequence[Sequence[Any]]) -> str:
-    """Lines as CSV; unknown numbers are empty, control characters are escaped."""
+    """Lines as CSV; unknown numbers are empty, control characters are escaped.
+
+    A text that a spreadsheet would run as a formula (it begins with = + - @ and is no number) gets a leading '.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerows([literal(cell) if isinstance(cell, str) else cell for cell in line] for line in lines)
+    writer.writerows([_field(cell) if isinstance(cell, str) else cell for cell in line] for line in lines)
     return stream.getvalue()
+
+
+def _field(text: str) -> str:
+    text = literal(text)
+    return f"'{text}" if text.lstrip()[:1] in FORMULA and text.strip() and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def json_text(document: Any) -> str:
     """One JSON document in ASCII; numbers that are not finite become null."""
-    return json.dumps(_finite(document), indent=2, allow_nan=False) + "\n"
+    return json.dumps(_plain(document), indent=2, allow_nan=False) + "\n"
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+def _plain(value: Any) -> Any:
+    """`value` of what JSON knows: arrays become lists, numbers of numpy those of Python."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
+        return [_plain(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _markdown(sheet: Sheet) -> str:
     def escaped(text: str) -> str:
-        return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", literal(text))
+        return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", literal(text))
 
     def cell(entry: Entry) -> str:
         value = escaped(entry.text) + (f" ± {entry.spread}" if entry.spread else "")
-        if entry.mark == "best":
-            return f"**{value}**"
-        return f"{MARKS[entry.mark]} {value}" if entry.mark else value
+        value += f" ({escaped(entry.remark)})" if entry.remark else ""
+        if entry.best:
+            value = f"**{value}**"
+        elif entry.rank == 2:
+            value = f"<u>{value}</u>"
+        return f"{MARKS[entry.mark]} {value}" if entry.mark not in ("", "best") else value
 
     rows = [[cell(entry) for entry in row] for row in sheet.rows]
     rule = [":--" if i < sheet.left else "--:" for i in range(len(sheet.heads))]
-    table = [[escaped(head) for head in sheet.heads], rule, *rows]
-    notes = [f"- {escaped(_bold_best(note))}" for note in sheet.notes]
+    table = [[escaped(head) for head in sheet.names], rule, *rows]
+    notes = [f"- {escaped(note)}" for note in reading(sheet)]
     caution = [f"**{escaped(sheet.caution)}**", ""] if sheet.caution else []
     body = [f"| {' | '.join(row)} |" for row in table]
     return "\n".join([f"### {escaped(sheet.title)}", "", *caution, *body, "", *notes, ""])
-
-
-def _latex(sheet: Sheet) -> str:
-    def escaped(text: str) -> str:
-        return "".join(_TEX.get(c, c) for c in literal(text))
-
-    def cell(entry: Entry) -> str:
-        value = f"\\textbf{{{escaped(entry.text)}}}" if entry.mark == "best" else escaped(entry.text)
-        mark = _TEX[MARKS[entry.mark]] + " " if entry.mark not in ("", "best") else ""
-        return mark + value + (f" $\\pm$ {entry.spread}" if entry.spread else "")
-
-    lines = [
-        "\\begin{table}[t]",
-        "\\centering",
-        f"\\caption{{{escaped(' '.join(filter(None, (sheet.title + '.', sheet.caution))))}}}",
-        f"\\begin{{tabular}}{{{'l' * sheet.left}{'r' * (len(sheet.heads) - sheet.left)}}}",
-        "\\toprule",
-        " & ".join(map(escaped, sheet.heads)) + " \\\\",
-        "\\midrule",
-    ]
-    for i, row in enumerate(sheet.rows):
-        lines += ["\\midrule"] if i in sheet.rules else []
-        lines.append(" & ".join(map(cell, row)) + " \\\\")
-    notes = escaped(_bold_best(" ".join(sheet.notes)))
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", f"\\par\\footnotesize {notes}", "\\end{table}", ""])
-
-
-def _bold_best(note: str) -> str:
-    """The legend of the best value for formats that show it in bold."""
-    return note.replace(f"{MARKS['best']} best", "bold: best")

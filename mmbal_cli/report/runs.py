@@ -6,20 +6,20 @@ last record line, no finished seed yet) and strict where a number would be wrong
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmbal_cli.engine.runs import LEGACY, TUNING
 from mmbal_cli.errors import CacheError, nearest
-from mmbal_cli.report.metrics import softmax
+from mmbal_cli.report.predictions import Predictions as Predictions
+from mmbal_cli.report.predictions import as_predictions as as_predictions
+from mmbal_cli.report.predictions import read_predictions as read_predictions
 
 SCHEMA = 1
 STAMP = "selected on TEST"
@@ -137,6 +137,7 @@ class SeedFacts(_Facts):
     status: str
     reason: str | None = ""
     best_epoch: int | dict[str, int] | None = None  # of each separately selected part: {"fused": 7}
+    sealed_epoch: dict[str, int] | None = None  # of a legacy run: what validation would have selected
     epochs: int | None = None
     seconds: float | None = None
 
@@ -146,46 +147,6 @@ class SeedFacts(_Facts):
         if isinstance(self.best_epoch, dict):
             return sum(self.best_epoch.values()) / len(self.best_epoch) if self.best_epoch else None
         return self.best_epoch
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Predictions of one seed on one split, sorted by sample id.
-
-    ids [N] str, labels [N] int64, probs [N,C], logits {modality: [N,C]}, present {modality: [N] bool}; `something` [N]
-    says which samples have any modality at all, None when every one has.
-    """
-
-    ids: NDArray
-    labels: NDArray
-    probs: NDArray
-    logits: Mapping[str, NDArray]
-    present: Mapping[str, NDArray]
-    something: NDArray | None = None
-
-    @property
-    def kept(self) -> int:
-        """Samples with at least one modality."""
-        return len(self.ids) if self.something is None else int(self.something.sum())
-
-    def samples(self) -> str:
-        """Digest of ids and labels: equal means scored on the same samples."""
-        pairs = [self.ids.tolist(), self.labels.tolist()]
-        return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
-
-    def flaw(self) -> str:
-        """Why these numbers cannot be scored, or an empty string."""
-        if not np.isfinite(self.probs).all():
-            return "its probabilities are not finite"
-        for m, logits in self.logits.items():
-            if not np.isfinite(logits[self.present[m]]).all():
-                return f"its logits of {m} are not finite"
-        return ""
-
-    def modality(self, m: str) -> tuple[NDArray, NDArray, NDArray]:
-        """Softmax of the logits of `m` and labels where `m` is present, and the mask: [n,C], [n], [N]."""
-        mask = self.present[m]
-        return softmax(self.logits[m][mask]), self.labels[mask], mask
 
 
 @dataclass(frozen=True)
@@ -241,22 +202,44 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Read one run folder. Raises CacheError when it is none, or of a later schema."""
-    facts = _read_facts(folder / "run.json", RunFacts)
-    if facts.version != SCHEMA:
-        raise CacheError(
-            f"{folder.name}/run.json has schema {facts.version}.",
-            f"This version of mmbal reads schema {SCHEMA}.",
-            "install the version of mmbal named in its env.json",
-        )
+    facts = _read_facts(folder / "run.json", RunFacts, _current)
     ended = (path.parent for path in folder.glob("seed-*/done.json"))
     seeds = [SeedResult(path, _read_facts(path / "done.json", SeedFacts), facts.data.classes) for path in ended]
     return Run(folder, facts, tuple(sorted(seeds, key=lambda result: result.facts.seed)), any(folder.glob(".job-*")))
 
 
+def read_runs(folders: Sequence[Path]) -> tuple[list[Run], dict[str, str]]:
+    """The runs that can be read, and {name: reason} of the others. Raises CacheError when none can be."""
+    runs, unreadable = [], {}
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except CacheError as error:
+            if len(folders) == 1:
+                raise
+            unreadable[folder.name if folder.name not in unreadable else str(folder)] = str(error)
+    if unreadable and not runs:
+        name, reason = next(iter(unreadable.items()))
+        raise CacheError(f"None of the {len(folders)} runs can be read.", f"The first, {name}: {reason}")
+    return runs, unreadable
+
+
+def _current(path: Path, document: Any) -> None:
+    """Refuse the schema of a later version before its fields are judged."""
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if isinstance(schema, int) and schema != SCHEMA:
+        raise CacheError(
+            f"{path.parent.name}/{path.name} has schema {schema}.",
+            f"This version of mmbal reads schema {SCHEMA}.",
+            "install the version of mmbal named in its env.json",
+        )
+
+
 def find_runs(names: Sequence[Path], root: Path) -> list[Path]:
     """Folders of the runs `names` (paths, or names below `root`), all runs of `root` for no names.
 
-    Plain files (a shell's `runs/*` may match some) are passed over. Raises CacheError for anything else.
+    Plain files (a shell's `runs/*` may match some) are passed over, a folder that is named twice counts once. Raises
+    CacheError for anything else.
     """
     known = sorted(path.parent for path in root.glob("*/run.json"))
     if not names:
@@ -266,7 +249,7 @@ def find_runs(names: Sequence[Path], root: Path) -> list[Path]:
     folders = [_find_run(name, root, known) for name in names if not name.is_file()]
     if not folders:
         raise CacheError(f"{names[0]} is a file, not a run folder.", nearest(names[0].name, _names(known)))
-    return list(dict.fromkeys(folders))
+    return list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
 
 
 def _find_run(name: Path, root: Path, known: list[Path]) -> Path:
@@ -283,9 +266,15 @@ def _names(folders: list[Path]) -> list[str]:
     return [folder.name for folder in folders]
 
 
-def _read_facts(path: Path, model: type[_F]) -> _F:
+def _read_facts(path: Path, model: type[_F], check: Callable[[Path, Any], None] | None = None) -> _F:
     try:
-        return model.model_validate_json(path.read_bytes())
+        text = path.read_bytes()
+        if check is not None:
+            with contextlib.suppress(ValueError):  # what is no JSON is named below
+                check(path, json.loads(text))
+        return model.model_validate_json(text)
+    except CacheError:
+        raise
     except OSError as error:
         raise CacheError(f"{path} cannot be read: {error.strerror}.") from error
     except ValidationError as error:
@@ -309,44 +298,3 @@ def read_records(path: Path) -> tuple[list[dict[str, Any]], str]:
                 raise CacheError(f"{path}, line {number}, is damaged: {error}.") from error
             return records, f"{path.name}: a torn last line was dropped" if line.strip() else ""
     return records, ""
-
-
-def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
-    """Read one prediction file (safetensors; sample ids in its metadata)."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            ids = json.loads((file.metadata() or {})["ids"])
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-        return as_predictions(arrays, ids, classes)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise CacheError(f"{path} cannot be read: {error}.", "Expected predictions written by mmbal train.") from error
-
-
-def as_predictions(arrays: Mapping[str, NDArray], ids: Sequence[str], classes: Sequence[str]) -> Predictions:
-    """Check and sort the arrays of a prediction file. Raises ValueError or KeyError when they do not fit."""
-    labels, shape = arrays["labels"].astype(np.int64), (len(ids), len(classes))
-    heads = {key.partition("/")[2]: array for key, array in arrays.items() if key.startswith("logits/")}
-    present = {m: arrays.get(f"present/{m}", np.ones(len(ids), bool)).astype(bool) for m in heads}
-    for name, array in (("probs", arrays["probs"]), *heads.items()):
-        if array.shape != shape:
-            raise ValueError(f"{name} has shape {list(array.shape)}, expected {list(shape)}")
-    something = arrays["present"].astype(bool) if "present" in arrays else None
-    if any(
-        array.shape != shape[:1] for array in (labels, *present.values(), *([] if something is None else [something]))
-    ):
-        raise ValueError(f"labels and masks must have {len(ids)} rows")
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
-        raise ValueError(f"labels must lie in 0..{len(classes) - 1}")
-    if len(set(ids)) < len(ids):
-        raise ValueError("sample ids repeat")
-    order = np.argsort(np.array(ids, dtype=object), kind="stable")
-    return Predictions(
-        np.array(ids, dtype=object)[order],
-        labels[order],
-        arrays["probs"][order],
-        {m: array[order] for m, array in heads.items()},
-        {m: array[order] for m, array in present.items()},
-        None if something is None else something[order],
-    )

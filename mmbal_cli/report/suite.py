@@ -8,6 +8,7 @@ from typing import Any
 
 from mmbal_cli.report import views
 from mmbal_cli.report.compare import Comparison, compare
+from mmbal_cli.report.contrast import Against
 from mmbal_cli.report.runs import Run
 from mmbal_cli.report.tables import Sheet
 
@@ -70,10 +71,10 @@ def seeds_only(run: Run, seeds: Sequence[int]) -> Run:
     return replace(run, seeds=tuple(result for result in run.seeds if result.facts.seed in seeds))
 
 
-def compare_rows(rows: Sequence[Shown], names: Sequence[str], split: str) -> Comparison:
+def compare_rows(rows: Sequence[Shown], names: Sequence[str], split: str, against: Against | None = None) -> Comparison:
     """Compare the runs of `rows`; rows that are the same run are one row with both labels."""
     labels: dict[str, str] = {}
     for row in rows:
         labels[row.run.name] = " = ".join(filter(None, [labels.get(row.run.name), row.label]))
     runs = {row.run.name: row.run for row in rows}
-    return compare(list(runs.values()), names, split, labels=labels)
+    return compare(list(runs.values()), names, split, labels=labels, against=against)

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
-from mmbal_cli.encode import SHIPPED
 from mmbal_cli.report.blocks import Block, Cell, Column, Row
+from mmbal_cli.report.captions import captions, caution, coverage
+from mmbal_cli.report.captions import seed_range as seed_range
 from mmbal_cli.report.compare import Comparison
-from mmbal_cli.report.runs import coverage_note
-from mmbal_cli.report.statistics import DRAWS
+from mmbal_cli.report.contrast import Baseline, Contrast
+from mmbal_cli.report.settings import Look, setting_columns
+from mmbal_cli.report.statistics import Estimate
 from mmbal_cli.report.tables import Entry, Sheet, number
 
-HAND_MADE = tuple(entry.name for entry in SHIPPED.values() if "hand-made" in entry.about)
-RECONSTRUCTED = "reconstructed"  # the note of such a run
 DAGGER = " †"
 SCHEMA = 1
 LINE_HEAD = (
     *("dataset", "split", "block", "apart", "label", "run", "method", "kind", "reference"),
     *("metric", "mean", "sd", "n", "failed", "mark", "low", "high"),
     *("split_name", "split_hash", "subset", "subset_hash", "listed", "scored", "kept"),
+    *("ci_low", "ci_high", "ci_over", "rank", "stamp"),
+    *("baseline", "difference", "difference_low", "difference_high", "p", "p_holm", "test", "comparisons"),
 )
+DASH = Entry("–", style="dim")
+LONGEST_NAME = 16
 
 
 def sheets(comparison: Comparison, precision: int = 2) -> list[Sheet]:
     """One sheet a block, comparable groups of one data set below each other."""
-    return [_sheet(block, precision) for block in comparison.blocks]
+    found, seen = [], set()
+    for block in comparison.blocks:
+        found.append(_sheet(block, precision, comparison.look, first=block.facts.dataset not in seen))
+        seen.add(block.facts.dataset)
+    if found and comparison.unseen:
+        note = f"All rows are hidden of a table on {', '.join(comparison.unseen)}."
+        found[0] = replace(found[0], notes=[*found[0].notes, note])
+    return found
 
 
 def document(comparison: Comparison) -> dict[str, Any]:
@@ -36,7 +47,7 @@ def document(comparison: Comparison) -> dict[str, Any]:
         "schema": SCHEMA,
         "report": "compare",
         "split": comparison.split,
-        "blocks": [_block_document(block) for block in comparison.blocks],
+        "blocks": [_block_document(block, comparison.look) for block in comparison.blocks],
         "unreadable": dict(comparison.unreadable),
     }
 
@@ -45,41 +56,69 @@ def lines(comparison: Comparison) -> list[list[Any]]:
     """Long format, one line for each run and metric, `LINE_HEAD` first; fractions instead of percent."""
     table: list[list[Any]] = [list(LINE_HEAD)]
     for index, block in enumerate(comparison.blocks):
-        for row in _block_document(block)["rows"]:
+        for row in _block_document(block, comparison.look)["rows"]:
             place = [block.facts.dataset, block.split, index, block.apart]
             place += [row[key] for key in ("label", "run", "method", "kind", "reference")]
             effort = {key: row[key] for key in ("best_epoch", "seconds")}
             for key, cell in (row["metrics"] | effort).items():
                 numbers = [cell["mean"], cell["sd"], cell["n"], len(row["failed"])]
                 marks = [cell.get("mark", ""), *(cell.get("interval") or ["", ""])]
-                table.append([*place, key, *numbers, *marks, *_provenance(block)])
+                own = [*(cell.get("ci") or ["", ""]), cell.get("over", ""), cell.get("rank", ""), row["stamp"]]
+                line = [*place, key, *numbers, *marks, *_provenance(block), *own]
+                table.append([*line, *_against(block.baseline, key, cell.get("baseline"))])
     return table
 
 
-def _coverage(block: Block) -> dict[str, int]:
-    return block.facts.data.coverage(block.split, block.samples, block.kept)
-
-
 def _provenance(block: Block) -> list[Any]:
-    """Split, subset and samples, as the last columns of `LINE_HEAD`."""
+    """Split, subset and samples, as columns of `LINE_HEAD`."""
     data = block.facts.data
     subset = [data.subset.name, data.subset.hash] if data.subset else ["", ""]
-    return [data.split.name if data.split else "", data.split_hash, *subset, *_coverage(block).values()]
+    return [data.split.name if data.split else "", data.split_hash, *subset, *coverage(block).values()]
 
 
-def _block_document(block: Block) -> dict[str, Any]:
+def _against(baseline: Baseline | None, key: str, contrast: dict[str, Any] | None) -> list[Any]:
+    """The contrast of one cell, as the last columns of `LINE_HEAD`."""
+    if baseline is None or contrast is None:
+        return [""] * 8
+    test, difference = baseline.against.chosen, contrast["difference"]
+    numbers = [difference["mean"], difference["low"], difference["high"], contrast["p"][test], contrast["holm"][test]]
+    return [baseline.label, *numbers, test, baseline.comparisons.get(key, "")]
+
+
+def _block_document(block: Block, look: Look) -> dict[str, Any]:
     facts = block.facts
+    keys, settings = setting_columns([row.run.facts for row in block.rows], look)
+    rows = [_row_document(row) for row in block.rows]
+    if look.params or look.only_changed:
+        rows = [{**row, "settings": dict(zip(keys, own, strict=True))} for row, own in zip(rows, settings, strict=True)]
     return {
         "dataset": facts.dataset,
         "apart": block.apart,
         "samples": block.samples,
-        "coverage": _coverage(block),
+        "coverage": coverage(block),
         "data": facts.data.model_dump(mode="json"),
         "protocol": facts.protocol,
         "absent_classes": list(block.absent),
         "versus": [asdict(each) for each in block.versus],
-        "caption": [note for note in _notes(block) if note],
-        "rows": [_row_document(row) for row in block.rows],
+        "baseline": block.baseline and _baseline_document(block.baseline),
+        "hidden": list(block.hidden),
+        "caption": captions(block),
+        "rows": rows,
+    }
+
+
+def _baseline_document(baseline: Baseline) -> dict[str, Any]:
+    against = baseline.against
+    return {
+        "asked": against.baseline,
+        "label": baseline.label,
+        "missing": baseline.missing,
+        "test": against.chosen,
+        "correction": against.correction,
+        "alpha": against.alpha,
+        "comparisons": dict(baseline.comparisons),
+        "common_seeds": baseline.seeds,
+        "warnings": {key: text for key in baseline.comparisons if (text := baseline.warning(key))},
     }
 
 
@@ -88,7 +127,7 @@ def _row_document(row: Row) -> dict[str, Any]:
     return {
         "label": row.label,
         "run": row.run.name,
-        **{key: getattr(facts, key) for key in ("method", "kind", "reference", "note", "spec")},
+        **{key: getattr(facts, key) for key in ("method", "kind", "reference", "note", "stamp", "spec")},
         "deviates": list(facts.deviates),
         "seeds": list(row.seeds),
         "failed": {str(seed): reason for seed, reason in row.failed.items()},
@@ -96,148 +135,142 @@ def _row_document(row: Row) -> dict[str, Any]:
         "best_unimodal": row.best_unimodal,
         "best_epoch": asdict(row.effort("selected")),
         "seconds": asdict(row.effort("seconds")),
-        "metrics": {
-            key: asdict(cell.summary)
-            | {"values": {str(seed): value for seed, value in cell.values.items()}, "mark": cell.mark}
-            | {"interval": cell.interval and list(cell.interval)}
-            for key, cell in row.cells.items()
-        },
+        "metrics": {key: _cell_document(cell) for key, cell in row.cells.items()},
     }
 
 
-def seed_range(seeds: Iterable[int]) -> str:
-    """Seeds in short form: 1, 2, 3, 7 is "1-3, 7"."""
-    groups: list[list[int]] = []
-    for seed in sorted(seeds):
-        if groups and seed == groups[-1][-1] + 1:
-            groups[-1].append(seed)
-        else:
-            groups.append([seed])
-    return ", ".join(str(g[0]) if len(g) == 1 else f"{g[0]}-{g[-1]}" for g in groups)
+def _cell_document(cell: Cell) -> dict[str, Any]:
+    """`ci` is the interval of the mean, `interval` that of the difference behind the mark."""
+    ci = [cell.estimate.low, cell.estimate.high]
+    return asdict(cell.summary) | {
+        "ci": None if None in ci else ci,
+        "over": cell.estimate.over,
+        "values": {str(seed): value for seed, value in cell.values.items()},
+        "mark": cell.mark,
+        "rank": cell.rank,
+        "interval": cell.interval and list(cell.interval),
+        "baseline": cell.contrast and _contrast_document(cell.contrast),
+    }
 
 
-def _sheet(block: Block, precision: int) -> Sheet:
+def _contrast_document(contrast: Contrast) -> dict[str, Any]:
+    return {
+        "difference": asdict(contrast.difference),
+        "p": dict(contrast.p),
+        "holm": dict(contrast.holm),
+        "significant": contrast.significant,
+        "better": contrast.better,
+    }
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """One column of a sheet: its head, what it is (a key of HIDE or "" for what always stays), and its entries."""
+
+    head: str
+    role: str
+    entry: Callable[[Row], Entry]
+
+
+HIDE = ("setting", "interval", "detail", "modality", "metric")
+
+
+def _sheet(block: Block, precision: int, look: Look, *, first: bool) -> Sheet:
     title = f"{block.facts.data.where(block.facts.dataset)} · {block.split}"
     if block.samples:
         title += f", {block.samples} samples, {len(block.facts.data.classes)} classes"
-    metrics = [i for i, column in enumerate(block.columns, start=2) if column.modality is None]
-    inside = [i for i, column in enumerate(block.columns, start=2) if column.modality is not None]
+    shown = [_Shown("method", "", _label), _Shown("n", "", _count)]
+    for i, column in enumerate(block.columns):
+        role = "modality" if column.modality else "metric" if i else ""
+        shown.append(_Shown(column.title, role, partial(_metric, column, precision)))
+        if not i:
+            shown += _details(block, column, precision)
+    keys, settings = setting_columns([row.run.facts for row in block.rows], look)
+    rows = [
+        [*(each.entry(row) for each in shown), *map(Entry, own)] for row, own in zip(block.rows, settings, strict=True)
+    ]
+    roles = [each.role for each in shown] + ["setting"] * len(keys)
+    notes = captions(block)
+    if look.only_changed and not keys:
+        notes.append("The shown rows have the same settings.")
     return Sheet(
         title,
-        ["method", "n", *(column.title for column in block.columns)],
-        [_entries(row, block.columns, precision) for row in block.rows],
-        [note for note in _notes(block) if note],
-        f"Not comparable with the table above: {block.apart}." if block.apart else "",
+        [*(each.head for each in shown), *keys],
+        rows,
+        notes,
+        caution(block, first=first),
         rules=frozenset(i for i, row in enumerate(block.rows) if i and row.is_other != block.rows[i - 1].is_other),
-        hide=[*reversed(metrics[1:]), *reversed(inside)],
+        hide=[i for role in HIDE for i in reversed(range(len(roles))) if roles[i] == role],
     )
 
 
-def _entries(row: Row, columns: Iterable[Column], precision: int) -> list[Entry]:
-    count = str(len(row.seeds)) + (f"/{len(row.seeds) + len(row.failed)}" if row.failed else "")
-    label = Entry(row.label + (DAGGER if row.best_unimodal else ""), style="" if row.is_other else "cyan")
+def _details(block: Block, column: Column, precision: int) -> list[_Shown]:
+    """The interval of a metric, and the columns of its difference to the baseline."""
+    found = [_Shown("95% interval", "interval", lambda row: _span(row.cells[column.key].estimate, column, precision))]
+    baseline = block.baseline
+    if baseline is None or baseline.missing:
+        return found
+    short = baseline.label if len(baseline.label) <= LONGEST_NAME else "baseline"
+
+    def at(show: Callable[[Contrast], Entry], own: str = "") -> Callable[[Row], Entry]:
+        def entry(row: Row) -> Entry:
+            if row.label == baseline.label:
+                return Entry(own, style="dim")
+            contrast = row.cells[column.key].contrast
+            return DASH if contrast is None else show(contrast)
+
+        return entry
+
+    def difference(contrast: Contrast) -> Entry:
+        mark = ("above" if contrast.better else "below") if contrast.significant else ""
+        return Entry(_signed(contrast.difference.mean, column, precision), mark=mark)
+
+    p = "p (Holm)" if baseline.against.correction == "holm" else "p"
     return [
-        label,
-        Entry(count, style="yellow" if row.failed or not row.seeds else ""),
-        *(_entry(row.cells[column.key], column, precision) for column in columns),
+        *found,
+        _Shown(f"Δ {short}", "", at(difference, "base")),
+        _Shown("Δ 95%", "detail", at(lambda each: _span(each.difference, column, precision, signed=True))),
+        _Shown(p, "detail", at(lambda each: _p(each.counts))),
     ]
 
 
-def _entry(cell: Cell, column: Column, precision: int) -> Entry:
+def _label(row: Row) -> Entry:
+    return Entry(row.label + (DAGGER if row.best_unimodal else ""), style="" if row.is_other else "cyan")
+
+
+def _count(row: Row) -> Entry:
+    count = str(len(row.seeds)) + (f"/{len(row.seeds) + len(row.failed)}" if row.failed else "")
+    return Entry(count, style="yellow" if row.failed or not row.seeds else "")
+
+
+def _metric(column: Column, precision: int, row: Row) -> Entry:
+    cell = row.cells[column.key]
     if not cell.values:
-        return Entry("–", style="dim")
+        return DASH
     mean, sd, percent = cell.summary.mean, cell.summary.sd, column.metric.percent
     spread = "" if sd is None else number(sd, percent=percent, precision=precision)
-    return Entry(number(mean, percent=percent, precision=precision), spread, cell.mark)
+    return Entry(number(mean, percent=percent, precision=precision), spread, cell.mark, rank=cell.rank)
 
 
-def _notes(block: Block) -> Iterable[str]:
-    seeds = {row.seeds for row in block.rows if row.seeds}
-    shared = f" ({seed_range(next(iter(seeds)))})" if len(seeds) == 1 else ""
-    unit = "percent (NLL in nats)" if any(not c.metric.percent for c in block.columns) else "percent"
-    yield f"Mean ± sample standard deviation (divisor n − 1) over n seeds{shared}, in {unit}."
-    if any(column.modality for column in block.columns):
-        yield "acc M: accuracy of the logits of modality M inside the model, on the samples that have M."
-    yield _legend(block)
-    for each in block.versus:
-        yield (
-            f"By {block.columns[0].title}, {each.better} of {each.methods} balancing methods are better than "
-            f"{each.label}, {each.distinguishable} distinguishably."
-        )
-    if any(row.run.facts.note == RECONSTRUCTED for row in block.rows):
-        yield f"({RECONSTRUCTED}): the full paper or code could not be had; what is missing was designed by us."
-    yield from _warnings(block)
-    yield _stages(block)
-    yield _source(block)
-    yield _encoders(block)
+def _span(found: Estimate, column: Column, precision: int, *, signed: bool = False) -> Entry:
+    if found.low is None or found.high is None:
+        return DASH
+    show = _signed if signed else _plain
+    return Entry(f"[{show(found.low, column, precision)}, {show(found.high, column, precision)}]")
 
 
-def _legend(block: Block) -> str:
-    marks = {cell.mark for row in block.rows for cell in row.cells.values()}
-    tests = sum(cell.interval is not None for row in block.rows for cell in row.cells.values())
-    parts = [
-        "† best unimodal model" if any(row.best_unimodal for row in block.rows) else "",
-        "* best" if "best" in marks else "",
-        "≈ not distinguishable from the best" if "tied" in marks else "",
-        "↓ below, ↑ above the modality's own unimodal model" if marks & {"below", "above"} else "",
-    ]
-    legend = "; ".join(part for part in parts if part)
-    if tests:
-        legend += (
-            f" (95% intervals: paired bootstrap over seeds and samples, {DRAWS} draws; "
-            f"{tests} intervals, not corrected)"
-        )
-    return legend and f"{legend}."
+def _plain(value: float | None, column: Column, precision: int) -> str:
+    return number(value, percent=column.metric.percent, precision=precision).replace("-", "−")
 
 
-def _warnings(block: Block) -> Iterable[str]:
-    counts = Counter(row.seeds for row in block.rows if row.seeds)
-    if len(counts) > 1:
-        usual = counts.most_common(1)[0][0]
-        odd = [f"{row.label} {seed_range(row.seeds)}" for row in block.rows if row.seeds not in ((), usual)]
-        yield f"Seeds are {seed_range(usual)}, but {', '.join(odd)}; differences use the seeds that both rows have."
-    for row in block.rows:
-        for seed, reason in row.failed.items():
-            yield f"{row.label}: seed {seed} failed and is left out ({reason})."
-    empty = [row.label for row in block.rows if not row.seeds and not row.failed]
-    if empty:
-        yield f"No finished seed yet: {', '.join(empty)}."
-    running = [row.label for row in block.rows if row.run.running]
-    if running:
-        yield f"More seeds in progress or interrupted: {', '.join(running)}."
-    yield coverage_note(block.split, _coverage(block), block.facts.data.subset_title)
-    if block.absent:
-        yield f"No sample here of {', '.join(block.absent)}: left out of macro-F1 and mAP."
+def _signed(value: float | None, column: Column, precision: int) -> str:
+    """A difference with its sign; 0 has none."""
+    text = _plain(value, column, precision)
+    nothing = value is None or not any(digit in "123456789" for digit in text)
+    return text.lstrip("−") if nothing else text if text.startswith("−") else f"+{text}"
 
 
-def _stages(block: Block) -> str:
-    """Which rows were trained for more epochs than the others, over all their stages."""
-    lengths = [(row, max((s.facts.epochs or 0 for s in row.run.seeds if s.facts.seed in row.seeds), default=0))
-               for row in block.rows]  # fmt: skip
-    lengths = [(row, epochs) for row, epochs in lengths if epochs]
-    if len({epochs for _, epochs in lengths}) < 2:
-        return ""
-    usual = Counter(epochs for _, epochs in lengths).most_common(1)[0][0]
-    odd = [f"{row.label} {epochs}" for row, epochs in lengths if epochs != usual]
-    return f"Epochs over all stages: {usual}, but {', '.join(odd)}."
-
-
-def _source(block: Block) -> str:
-    data, protocol = block.facts.data, block.facts.protocol
-    subset = f", subset {data.subset_title} ({data.subset.ids:,} ids)" if data.subset else ""
-    parts = [f"Data {data.fingerprint[:8]}, split {data.split_title}{subset}"]
-    if data.split_note:
-        parts.append(data.split_note)
-    if "selection" in protocol:
-        parts.append(f"epoch selected by {protocol['selection']}")
-    return "; ".join(parts) + "."
-
-
-def _encoders(block: Block) -> str:
-    made = [f"{m}: {e}" for m, e in block.facts.data.modalities.items() if e.startswith(HAND_MADE)]
-    if not made:
-        return ""
-    return (
-        f"Hand-made descriptors ({', '.join(made)}), far below pretrained encoders; "
-        "published figures cannot be reproduced with them."
-    )
+def _p(value: float | None) -> Entry:
+    if value is None:
+        return DASH
+    return Entry("<0.001" if value < 0.001 else f"{value:.3f}")

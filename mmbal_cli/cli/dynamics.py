@@ -1,0 +1,60 @@
+"""`mmbal report dynamics`: what training recorded, as sparklines or in long format."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmbal_cli.cli.console import note
+from mmbal_cli.cli.options import RUNS, Runs
+from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver
+from mmbal_cli.errors import EXIT_FINDINGS
+
+
+def dynamics(
+    names: Annotated[
+        list[Path] | None, typer.Argument(metavar="RUN", help="Run folders or names; all of --runs by default.")
+    ] = None,
+    runs: Runs = RUNS,
+    column: Annotated[
+        str | None, typer.Option("--column", metavar="REGEX", help="Columns of the records; the main ones by default.")
+    ] = None,
+    format: Formats = None,
+    precision: Precision = 1,
+    output: Output = None,
+) -> None:
+    """Show how training went: accuracies, losses, gradient norms and coefficients by epoch, all methods on one scale.
+
+    CSV and JSON hold every value of every seed (all columns without --column). Exit code 1 when records are damaged.
+    """
+    from mmbal_cli.report.dynamics import document, families, lines
+    from mmbal_cli.report.dynamics import dynamics as read
+    from mmbal_cli.report.runs import find_runs, read_run
+    from mmbal_cli.report.sparklines import BLOCKS, PLAIN, sheets
+
+    many = [read(read_run(folder)) for folder in find_runs(names or [], runs)]
+    families(many, column)  # a wrong pattern is refused before anything is written
+    levels = PLAIN if output is None and not _prints(BLOCKS + "→") else BLOCKS
+    report = Report(
+        lambda digits: sheets(many, digits, column, levels),
+        lambda: document(many, column),
+        lambda: lines(many, column),
+    )
+    deliver(report, format, output, precision)
+    damaged = [(each.run.name, seed, reason) for each in many for seed, reason in each.unreadable.items()]
+    for name, seed, reason in damaged:
+        note(f"left out: {name}: seed {seed}: {reason}")
+    if damaged:
+        raise typer.Exit(EXIT_FINDINGS)
+
+
+def _prints(text: str) -> bool:
+    """Whether stdout's encoding has all these characters."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
