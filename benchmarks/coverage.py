@@ -1,4 +1,4 @@
-"""Do the intervals and tests keep their promise? `python benchmarks/coverage.py [--experiments 2000] [--jobs 2]`.
+"""Do the intervals and tests keep their promise? `python benchmarks/coverage.py [--experiments 1000] [--jobs 2]`.
 
 Simulated experiments with known truth: two methods, S seeds, N test samples. A sample is answered rightly where
 level + seed effect + difficulty of the sample (shared by the methods, and each method's own) + noise of seed and sample
@@ -8,7 +8,7 @@ sample alone gives about 1 point at N = 744). Macro-F1 has 6 classes of unequal 
 NLL is the logistic loss of the same latent number. Truths are integrals, not simulated.
 
 Columns: coverage of the 95% interval of a mean, of a paired difference of 2 points, and how often each test rejects at
-0.05 when both methods are equal. Target: 93 to 97%, at most 6%. Standard error of a share of 5% in 2000: 0.5 points.
+0.05 when both methods are equal. Target: 93 to 97%, at most 6%. Standard error of a share of 5% in 1000: 0.7 points.
 McNemar and the tests of seeds ask narrower questions (these seeds, or these samples), so that they may reject more.
 """
 
@@ -167,7 +167,7 @@ def line(setting: Setting, counts: Counts) -> str:
 def main() -> None:
     """Simulate all settings and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experiments", type=int, default=2000)
+    parser.add_argument("--experiments", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     start, rows = time.perf_counter(), list(settings())

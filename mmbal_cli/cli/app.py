@@ -29,6 +29,7 @@ from mmbal_cli.cli import (
     explain,
     methods,
     plan,
+    plot,
     prepare,
     report,
     suite,
@@ -59,6 +60,7 @@ app.add_typer(suite.app, name="suite", rich_help_panel=RUNNING)
 app.command("eval", rich_help_panel=RESULTS)(eval.evaluate)
 app.command("compare", rich_help_panel=RESULTS)(compare.compare)
 app.add_typer(report.app, name="report", rich_help_panel=RESULTS)
+app.command("plot", rich_help_panel=RESULTS)(plot.plot)
 app.command("explain", rich_help_panel=RESULTS)(explain.explain)
 app.command("audit", rich_help_panel=RESULTS)(audit.audit)
 app.command("bundle", rich_help_panel=SHARING)(bundle.bundle)

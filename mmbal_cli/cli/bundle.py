@@ -48,7 +48,7 @@ def bundle(
 def replay(
     path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A file that `mmbal bundle` wrote.")],
     seeds: Annotated[
-        str | None, typer.Option("--seeds", "-s", help="How many, or a list such as 1,2,5 [all of the bundle].")
+        str | None, typer.Option("--seeds", "-s", help="How many, or a list such as 1,2,5; all by default.")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Only equal bits count as equal.")] = False,
     trust: Annotated[
@@ -56,7 +56,7 @@ def replay(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Train again what was replayed before.")] = False,
     device: Annotated[
-        str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N [as in the bundle].")
+        str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N; as in the bundle by default.")
     ] = None,
     jobs: Workers = None,
     cache: Cache = CACHE,

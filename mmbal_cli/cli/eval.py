@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver
 from mmbal_cli.errors import EXIT_FINDINGS, CacheError, UsageError
 
 if TYPE_CHECKING:
+    from mmbal_cli.report.evaluate import Evaluation
     from mmbal_cli.report.runs import Predictions, Run
 
 METRICS = "accuracy,macro_f1,map,nll,ece"
@@ -37,7 +39,7 @@ def evaluate(
 ) -> None:
     """Score runs: accuracy, macro-F1, mAP, NLL and ECE, for each seed, mean ± sd and 95% interval.
 
-    Exit code 1 when one of several runs has no finished seed.
+    Exit code 1 when one of several runs cannot be read or has no finished seed.
     """
     few_threads()
     fresh = fresh or dataset is not None
@@ -48,30 +50,46 @@ def evaluate(
 
     from mmbal_cli.report.evaluate import document, lines, sheet
     from mmbal_cli.report.evaluate import evaluate as score
-    from mmbal_cli.report.runs import find_runs, read_run
+    from mmbal_cli.report.runs import find_runs, read_runs
 
+    found, left_out = read_runs(find_runs(names, runs))
     evaluations, unfinished = [], []
-    for run in [read_run(folder) for folder in find_runs(names, runs)]:
+    for run in found:
         if not any(result.facts.status == "done" for result in run.seeds):
             unfinished.append(run.name)
             continue
-        good, failed = _predict(run, cache, dataset, split.value, device) if fresh else run.collect(split.value)
+        try:
+            good, failed = _predict(run, cache, dataset, split.value, device) if fresh else run.collect(split.value)
+        except CacheError as error:
+            if len(found) + len(left_out) == 1:
+                raise
+            left_out[run.name] = str(error)
+            continue
         source = "fresh" if fresh else "saved"
         evaluations.append(score(run, good, failed, split=split.value, dataset=dataset, source=source, names=wanted))
-    if not evaluations:
-        raise CacheError(
-            f"No seed has finished in {', '.join(unfinished)}.", "Expected a trained run.", "mmbal train ... --resume"
-        )
+    _refuse_nothing(evaluations, unfinished, left_out)
     report = Report(
         lambda digits: [sheet(each, digits) for each in evaluations],
-        lambda: document(evaluations) | {"unfinished": unfinished},
+        lambda: document(evaluations) | {"unfinished": unfinished, "unreadable": left_out},
         lambda: lines(evaluations),
     )
     deliver(report, format, output, precision)
-    for name in unfinished:
-        note(f"left out: {name}: no seed has finished")
-    if unfinished:
+    for name, reason in [*left_out.items(), *((name, "no seed has finished") for name in unfinished)]:
+        note(f"left out: {name}: {reason}")
+    if unfinished or left_out:
         raise typer.Exit(EXIT_FINDINGS)
+
+
+def _refuse_nothing(evaluations: Sequence[Evaluation], unfinished: list[str], left_out: dict[str, str]) -> None:
+    """Raise CacheError when no run could be scored."""
+    if evaluations:
+        return
+    if left_out:
+        name, reason = next(iter(left_out.items()))
+        raise CacheError(f"No run can be scored; {name}: {reason}")
+    raise CacheError(
+        f"No seed has finished in {', '.join(unfinished)}.", "Expected a trained run.", "mmbal train ... --resume"
+    )
 
 
 def _predict(

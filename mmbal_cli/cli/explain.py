@@ -35,7 +35,7 @@ def explain(
     name: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or its name below --runs.")],
     others: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[OTHERS]...", help="Runs to compare with; by default all in the folder of RUN."),
+        typer.Argument(metavar="OTHERS", help="Runs to compare with; by default all in the folder of RUN."),
     ] = None,
     runs: Runs = RUNS,
     format: Annotated[Form | None, typer.Option("--format", "-f", help="table, md or json.")] = None,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmbal_cli.cli.options import CACHE, RUNS, Cache, Runs
 from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver
 from mmbal_cli.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from mmbal_cli.report.power import Assumed
 
 
 def plan(
@@ -41,11 +44,7 @@ def plan(
 
     Assumptions come from runs of the data set (their validation split), else from stated defaults.
     """
-    from mmbal_cli.report.metrics import METRICS
-
-    key = metric.strip().lower().replace("-", "_")
-    if key not in METRICS:
-        raise UsageError(f"Unknown metric '{metric}'.", nearest(key, METRICS))
+    key = _metric(metric)
     given = {
         "accuracy": _share("--accuracy", accuracy),
         "discordance": _share("--discordance", discordance),
@@ -54,26 +53,13 @@ def plan(
     }
     name, count, counted = _test_samples(dataset, cache, samples)
 
-    from mmbal_cli.report import power as planning
+    from mmbal_cli.report.power import plan as planned
     from mmbal_cli.report.power_views import document, lines, sheet
 
-    base = planning.from_runs(runs, name, baseline, key)
-    if key != "accuracy":
-        if base is None:
-            raise UsageError(
-                f"There is no finished run '{baseline}' of {name} in {runs}.",
-                f"The spread of {key} over samples is known from runs only; accuracy needs none.",
-                f"mmbal train --dataset {name} --method {baseline} --seeds {max(seeds, 2)}",
-            )
-        if any(value is not None for value in given.values()):
-            raise UsageError("--accuracy, --discordance, --seed-sd and --stable are for --metric accuracy.")
-        assumptions = base
-    else:
-        assumptions = planning.assumed(base, **given)
-    found = planning.plan(
+    found = planned(
         name,
         count,
-        assumptions,
+        _assumptions(runs, name, baseline, key, given),
         counted=counted,
         metric=key,
         baseline=baseline,
@@ -84,6 +70,33 @@ def plan(
     )
     report = Report(lambda digits: [sheet(found, digits)], lambda: document(found), lambda: lines(found))
     deliver(report, format, output, precision)
+
+
+def _metric(text: str) -> str:
+    from mmbal_cli.report.metrics import METRICS
+
+    key = text.strip().lower().replace("-", "_")
+    if key not in METRICS:
+        raise UsageError(f"Unknown metric '{text}'.", nearest(key, METRICS))
+    return key
+
+
+def _assumptions(runs: Path, dataset: str, baseline: str, metric: str, given: dict[str, float | None]) -> Assumed:
+    """What runs of the data set show, what is given, and defaults; metrics other than accuracy need runs."""
+    from mmbal_cli.report.power import assumed, from_runs
+
+    base = from_runs(runs, dataset, baseline, metric)
+    if metric == "accuracy":
+        return assumed(base, **given)
+    if any(value is not None for value in given.values()):
+        raise UsageError("--accuracy, --discordance, --seed-sd and --stable are for --metric accuracy.")
+    if base is None:
+        raise UsageError(
+            f"There is no finished run '{baseline}' of {dataset} in {runs}.",
+            f"The spread of {metric} over samples is known from runs only; accuracy needs none.",
+            f"mmbal train --dataset {dataset} --method {baseline} --seeds 5",
+        )
+    return base
 
 
 def _share(option: str, percent: float | None, above: float | None = None, most: float | None = None) -> float | None:

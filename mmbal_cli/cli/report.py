@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from mmbal_cli.cli import calibration, card, dynamics, robustness
-from mmbal_cli.cli.compare import METRICS, Metrics, metric_names
+from mmbal_cli.cli.compare import METRICS, Metrics, Saved, metric_names
 from mmbal_cli.cli.console import note, stage
 from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, Runs, Split
 from mmbal_cli.cli.output import write_text
@@ -60,7 +60,7 @@ def page(
     output: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="Title of the page; the data sets by default.")] = "",
     metric: Metrics = METRICS,
-    split: Annotated[Split, typer.Option(metavar="test|val", help="Which saved predictions to score.")] = Split.test,
+    split: Saved = Split.test,
     baseline: Annotated[
         str | None, typer.Option(help="Run that others are compared with; concat by default, where it is there.")
     ] = None,
@@ -70,8 +70,6 @@ def page(
     device: Device = "auto",
 ) -> None:
     """Write one self-contained HTML page of RUNs."""
-    if split is Split.train:
-        raise typer.BadParameter("predictions on train are not saved; saved are test and val.")
     metrics = metric_names(metric)
     _refuse_unwritable(output)
 

@@ -86,7 +86,7 @@ class Row:
     def names(self) -> set[str]:
         """What a user may call the row, besides its label."""
         facts = self.run.facts
-        own = {self.run.name, self.run.folder.name, str(self.run.folder), facts.label, facts.title}
+        own = {self.run.name, self.run.folder.name, str(self.run.folder.resolve()), facts.label, facts.title}
         return own | set(self.label.removesuffix(facts.suffix).split(" = "))
 
     @property

@@ -218,20 +218,20 @@ class _Column:
 _BEFORE = (
     _Column("accuracy", "accuracy"),
     _Column("overconfidence", "conf − acc"),
-    _Column("overconfidence", "95%", interval=True),
+    _Column("overconfidence", "conf − acc 95%", interval=True),
     _Column("ece", "ECE"),
-    _Column("ece", "95%", interval=True),
-    _Column("ece_chance", "by chance"),
+    _Column("ece", "ECE 95%", interval=True),
+    _Column("ece_chance", "ECE by chance"),
     _Column("nll", "NLL", percent=False),
     _Column("brier", "Brier", percent=False),
 )
 _AFTER = (
     _Column("temperature", "T", percent=False),
     _Column("ece_scaled", "ECE at T"),
-    _Column("ece_change", "change"),
-    _Column("ece_change", "95%", interval=True),
+    _Column("ece_change", "ECE change"),
+    _Column("ece_change", "ECE change 95%", interval=True),
     _Column("nll_scaled", "NLL at T", percent=False),
-    _Column("nll_change", "change", percent=False),
+    _Column("nll_change", "NLL change", percent=False),
     _Column("brier_scaled", "Brier at T", percent=False),
 )
 
@@ -241,16 +241,30 @@ def sheets(found: Sequence[Calibration], precision: int = 2) -> list[Sheet]:
     made = []
     for number_ in dict.fromkeys(each.group.number for each in found):
         members = [each for each in found if each.group.number == number_]
-        made.append(_sheet(members, _BEFORE, "calibration as predicted", precision, _plain_notes(members)))
+        made.append(
+            _sheet(
+                members, _BEFORE, (7, 6, 5, 4, 2, 0, -1), "calibration as predicted", precision, _plain_notes(members)
+            )
+        )
         if any(part.temperatures for each in members for part in each.parts):
             notes = list(_scaled_notes(members))
-            made.append(_sheet(members, _AFTER, "calibration at the temperature of validation", precision, notes))
+            made.append(
+                _sheet(
+                    members, _AFTER, (6, 5, 3, 4, -1), "calibration at the temperature of validation", precision, notes
+                )
+            )
     return made
 
 
 def _sheet(
-    members: Sequence[Calibration], columns: Sequence[_Column], title: str, precision: int, notes: Sequence[str]
+    members: Sequence[Calibration],
+    columns: Sequence[_Column],
+    hide: Sequence[int],
+    title: str,
+    precision: int,
+    notes: Sequence[str],
 ) -> Sheet:
+    """One table; `hide` are indices of `columns`, -1 the number of samples."""
     rows: list[list[Entry]] = []
     rules = set()
     for each in members:
@@ -269,7 +283,7 @@ def _sheet(
         f"Not comparable with the tables above: {group.apart}." if group.apart else "",
         left=2,
         rules=frozenset(rules - {0}),
-        hide=tuple(4 + i for i in reversed(range(1, len(columns))) if columns[i].key not in ("ece", "ece_scaled")),
+        hide=tuple(4 + i if i >= 0 else 3 for i in hide),
     )
 
 
@@ -282,11 +296,12 @@ def _entry(part: Part, column: _Column, precision: int) -> Entry:
     found = part.estimates.get(column.key)
     if found is None or found.mean is None or (column.interval and found.low is None):
         return Entry("–", style="dim")
+    digits = precision if column.percent or column.key == "temperature" else precision + 1
     if column.interval:
-        ends = (number(end, percent=column.percent, precision=precision) for end in (found.low, found.high))
+        ends = (number(end, percent=column.percent, precision=digits) for end in (found.low, found.high))
         return Entry(f"[{', '.join(ends)}]")
-    text = number(found.mean, percent=column.percent, precision=precision)
-    spread = "" if found.sd is None else number(found.sd, percent=column.percent, precision=precision)
+    text = number(found.mean, percent=column.percent, precision=digits)
+    spread = "" if found.sd is None else number(found.sd, percent=column.percent, precision=digits)
     return Entry(text, "" if column.key == "ece_chance" else spread)
 
 
@@ -295,7 +310,7 @@ def _plain_notes(members: Sequence[Calibration]) -> list[str]:
         "Mean ± sample sd over n seeds; intervals over seeds and samples. Percent, but NLL (nats) and Brier (0 to 2).",
         "conf − acc: mean confidence minus accuracy, above 0 = over-confident. Modalities: the softmax of their own "
         "logits inside the model, on the samples that have them.",
-        "ECE: 15 bins of equal mass. by chance: the ECE expected of a perfectly calibrated model on so few samples.",
+        "ECE: 15 bins of equal mass; by chance: that expected of a perfectly calibrated model on so few samples.",
         *_warnings(members),
     ]
 

@@ -167,7 +167,7 @@ def origin(opened: Opened) -> str:
     owner = getattr(rule, "__self__", None)
     if owner is method:
         return "heads that the method has for each modality"
-    if owner is not fusion:
+    if fusion is None or owner is not fusion:
         return "declared by the method"
     assert isinstance(fusion, Fusion)
     if fusion.additive:

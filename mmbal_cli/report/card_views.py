@@ -90,7 +90,7 @@ def _inside(card: Card, precision: int) -> Sheet:
     """What each modality does in the model, beside what it does alone."""
     mods = _modalities(card)
     probed = any(row.get("inside", "probe", m) for row in card.rows for m in mods)
-    kinds = [("in", "declared"), *([("probe", "probe")] if probed else []), ("gap", "gap declared")]
+    kinds = [("in model", "declared"), *([("probe", "probe")] if probed else []), ("gap", "gap declared")]
     rows = _alone_rows(card, mods, len(kinds), precision)
     rule = len(rows)
     for row in card.rows:
@@ -99,28 +99,31 @@ def _inside(card: Card, precision: int) -> Sheet:
             values = [row.get("inside", what, m) for m in mods]
             entries += [_value(each, precision, signed=what.startswith("gap")) for each in values]
         rows.append(entries)
-    heads = ["method", "n", FUSED, *(f"{head} {m}" for head, _ in kinds for m in mods)]
+    heads = ["method", "n", FUSED, *(m for _ in kinds for m in mods)]
+    over = ["", "", "", *(head for head, _ in kinds for _ in mods)]
     last = len(heads)
     hide = [*range(3 + len(mods), last - len(mods)), *range(3, 3 + len(mods)), 1]
     title = f"{card.title} · accuracy of each modality inside the models and alone"
     notes = [
         "Percent, means over n seeds.",
-        "in M: argmax of the logits that the method declares for M; "
-        + ("probe M: linear probe on the detached features h of M's adapter; " if probed else "")
-        + "gap M: in M minus the model trained on M alone, paired by seed and sample; ↓ ↑: its 95% interval is "
-        "without zero. On the samples that have M.",
+        "in model: argmax of the logits that the method declares for the modality; "
+        + ("probe: linear probe on the detached features h of its adapter; " if probed else "")
+        + "gap: in model minus the model trained on it alone, paired by seed and sample; ↓ ↑: the 95% interval is "
+        "without zero. On the samples that have the modality.",
         *_sources(card),
         *_missing_alone(card),
         *_notes(card),
     ]
-    return Sheet(title, heads, rows, notes, _caution(card), rules=frozenset([rule] if rule else []), hide=hide)
+    return Sheet(
+        title, heads, rows, notes, _caution(card), rules=frozenset([rule] if rule else []), hide=hide, over=over
+    )
 
 
 def _contributions(card: Card, precision: int) -> Sheet:
     """What the fused prediction owes to each modality, and what training gave it."""
     mods = _modalities(card)
-    heads = ["method", "n", "imbalance", *(f"φ {m}" for m in mods), "spread"]
-    heads += [*(f"use {m}" for m in mods), *(f"grad {m}" for m in mods)]
+    heads = ["method", "n", "imbalance", *mods, "spread", *mods, *mods]
+    over = ["", "", "", *["φ share"] * len(mods), "", *["use"] * len(mods), *["gradient"] * len(mods)]
     rows = []
     for row in (each for each in card.rows if len(each.mods) > 1):
         spread = [found.mean or 0.0 for m in mods if (found := row.get("shapley", "spread", m))]
@@ -136,15 +139,17 @@ def _contributions(card: Card, precision: int) -> Sheet:
     hide = [*range(4 + 2 * M, 4 + 3 * M), 3 + M, *range(4 + M, 4 + 2 * M), 1]
     notes = [
         "imbalance: (max φ − min φ) / Σ|φ| of the Shapley values φ of accuracy over all subsets of the modalities, "
-        "0 balanced, 1 one-sided; φ M: the share φ / Σ|φ| of M.",
+        "0 balanced, 1 one-sided; φ share: φ / Σ|φ|.",
         "Absent here: masked, as in training on samples without the modality. spread: largest change of a φ, in "
         "points, when absent means raw zeros, the training mean or a random training sample instead.",
-        "use M: conditional utilisation, (accuracy − accuracy without M) / accuracy. "
-        "grad M: share of the adapters' gradient norms, mean over the epochs of the last phase.",
+        "use: conditional utilisation, (accuracy − accuracy without the modality) / accuracy. "
+        "gradient: share of the adapters' gradient norms, mean over the epochs of the last phase.",
         *said_once(card, [(row.label, text) for row in card.rows for text in row.missing]),
         DEFINITIONS + (" Intervals and the rest: --full, --format json or csv." if len(card.rows) > 1 else ""),
     ]
-    return Sheet(f"{card.title} · what each modality contributes", heads, rows, notes, _caution(card), hide=hide)
+    return Sheet(
+        f"{card.title} · what each modality contributes", heads, rows, notes, _caution(card), hide=hide, over=over
+    )
 
 
 def _modalities(card: Card) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from numpy.typing import NDArray
 
@@ -92,10 +93,10 @@ def named(wanted: str, labels: Sequence[str], names: Sequence[Iterable[str]]) ->
 
     None when no row has it. Raises UsageError when several rows have it.
     """
-    wanted = wanted.rstrip("/") or wanted
     if wanted in labels:
         return list(labels).index(wanted)
-    found = [i for i, each in enumerate(names) if wanted in each]
+    called = {wanted, str(Path(wanted).resolve())}
+    found = [i for i, each in enumerate(names) if not called.isdisjoint(each)]
     if len(found) > 1:
         rows = ", ".join(f"'{labels[i]}'" for i in found)
         raise UsageError(f"Baseline '{wanted}' names {len(found)} rows.", f"Expected one of {rows}.")

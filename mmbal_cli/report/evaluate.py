@@ -123,9 +123,9 @@ def sheet(evaluation: Evaluation, precision: int = 2) -> Sheet:
         if len(part.values) > 1:
             summaries = [_entry(part.summary(key), key, precision, "bold") for key in names]
             rows.append([Entry(""), Entry("mean", style="bold"), Entry(""), *summaries])
-        if part.values:
-            spans = [_span(part.estimates[key], key, precision) for key in names]
-            rows.append([Entry(""), Entry("95%", style="dim"), Entry(""), *spans])
+        for end in ("low", "high") if part.values else ():
+            ends = [_entry(Summary(getattr(part.estimates[k], end), None, 1), k, precision, "dim") for k in names]
+            rows.append([Entry(""), Entry(end, style="dim"), Entry(""), *ends])
     run = evaluation.run
     last = len(names) + 2
     where = evaluation.data.where(evaluation.dataset) if evaluation.data else evaluation.dataset
@@ -148,20 +148,13 @@ def _entry(value: Summary, key: str, precision: int, style: str = "") -> Entry:
     return Entry(number(value.mean, percent=percent, precision=precision), spread, style=style)
 
 
-def _span(found: Estimate, key: str, precision: int) -> Entry:
-    if found.low is None or found.high is None:
-        return Entry("–", style="dim")
-    ends = [number(end, percent=METRICS[key].percent, precision=precision) for end in (found.low, found.high)]
-    return Entry(f"[{', '.join(ends)}]".replace("-", "−"), style="dim")
-
-
 def _notes(evaluation: Evaluation) -> list[str]:
     notes = ["Percent, NLL in nats; mean ± sample standard deviation (divisor n − 1) over seeds."]
     whole = evaluation.parts[0]
     if whole.values:
         one = len(whole.values) == 1
         over = f"the {SAMPLES} alone, because there is one seed" if one else "seeds and samples"
-        notes.append(f"95%: interval of the mean over {over}.")
+        notes.append(f"low, high: 95% interval of the mean over {over}.")
     if any(part.modality for part in evaluation.parts):
         notes.append("Rows of a modality: softmax of its own logits inside the model, on samples that have it.")
     notes += [f"Seed {seed} failed and is left out ({reason})." for seed, reason in evaluation.failed.items()]

@@ -22,6 +22,7 @@ from mmbal_cli.report.runs import Predictions, Run
 SCHEMA = 1
 Severity = Literal["warning", "notice", "info"]
 SEVERITIES: tuple[Severity, ...] = ("warning", "notice", "info")
+LEAST_SAMPLES = 20  # fewer test samples say nothing: the standard error of an accuracy is above 11 points at 0.5
 INDEPENDENT = ("unimodal", "unimodal-ensemble")  # their parts share nothing: no modality can hold another back
 
 
@@ -85,6 +86,11 @@ class Case:
         """Validation predictions of the good seeds."""
         return self._collect(self.run, "val")
 
+    @cached_property
+    def scored(self) -> dict[int, Predictions]:
+        """The test predictions where there are enough samples to judge by; else none."""
+        return {seed: each for seed, each in self.test.items() if len(each.labels) >= LEAST_SAMPLES}
+
     @property
     def name(self) -> str:
         """The label without fusion and modality: `unimodal` for `unimodal:audio`."""
@@ -124,7 +130,7 @@ Check = Callable[[Case], Iterator[Finding]]
 
 @dataclass(frozen=True)
 class Explained:
-    """The findings of one run; `checked` are the topics that could be looked at, `skipped` {topic: why not}."""
+    """The findings of one run, the titles of the comparable runs, and {what: why} of predictions left out."""
 
     run: Run
     findings: tuple[Finding, ...]

@@ -113,7 +113,7 @@ def _class(column: int, sheet: Sheet, *more: str) -> str:
 
 
 def _cell(entry: Entry, column: int, sheet: Sheet, spread: str, remark: str) -> str:
-    """A row header for a text that names the row, else a field; numbers keep room for the widest `spread` and `remark`."""
+    """A row header for a text that names the row, else a field; numbers keep room for the widest spread and remark."""
     styles = [word for word in entry.style.split() if word in STYLES]
     value = _text(entry.text)
     if entry.best:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mmbal_cli.encode import SHIPPED
-from mmbal_cli.report.explain import Case, Check, Finding
+from mmbal_cli.report.explain import LEAST_SAMPLES, Case, Check, Finding
 from mmbal_cli.report.metrics import absent
 
 MISSING_SHARE = 0.01  # below this share of samples a lacking modality cannot move any figure by more than a point
@@ -57,6 +57,14 @@ def seeds(case: Case) -> Iterator[Finding]:
             {"seeds": 1},
             "`mmbal train ... --seeds 5` adds the missing ones.",
         )
+
+
+def samples(case: Case) -> Iterator[Finding]:
+    """A test split that is too small to judge by."""
+    N = len(next(iter(case.test.values())).labels) if case.test else LEAST_SAMPLES
+    if N < LEAST_SAMPLES:
+        yield Finding("warning", "few samples", f"The test split has {N} samples: no figure of it means anything.",
+                      {"samples": N})  # fmt: skip
 
 
 def _last_epoch(case: Case, seed: int) -> int | None:
@@ -136,4 +144,4 @@ def missing_modalities(case: Case) -> Iterator[Finding]:
         )
 
 
-FACTS: tuple[Check, ...] = (protocol, seeds, method, encoders, classes, missing_modalities)
+FACTS: tuple[Check, ...] = (protocol, seeds, samples, method, encoders, classes, missing_modalities)

@@ -20,6 +20,7 @@ STILL_SHARE = 0.3  # of the recorded epochs, and at least STILL_EPOCHS: shorter 
 STILL_EPOCHS = 5
 GRADIENT_RATIO = 10.0  # OGM-GE and its followers report factors of 2 to 5 as imbalance; this is one order of magnitude
 DEAD_SHARE = 0.5  # share of the epochs in which an adapter gets no gradient at all
+LEARNED_SHARE = 0.05  # of the NLL of chance: samples are fitted
 LATE_SHARE = 0.05  # of the epochs: a best one among these last ones says that training was cut off
 EARLY_SHARE = 0.04
 NLL_RISE, NLL_RISE_SHARE = 0.1, 0.25  # nats and share above the minimum: far more than its epoch-to-epoch jitter
@@ -37,7 +38,7 @@ class _Rest(NamedTuple):
 def coefficients(case: Case) -> Iterator[Finding]:
     """Coefficients that no longer move: at a bound, at another value, or from the beginning."""
     records, mods = case.records, case.run.facts.data.modalities
-    grouped: dict[tuple[str, str, float], list[tuple[str, list[_Rest]]]] = {}
+    grouped: dict[tuple[str, str, float | None], list[tuple[str, list[_Rest]]]] = {}
     for column in records.columns:
         if not column.startswith("coef/"):
             continue
@@ -52,27 +53,29 @@ def coefficients(case: Case) -> Iterator[Finding]:
             continue
         stem, _, last = column.rpartition("/")
         stem, m = (stem, last) if last in mods else (column, "")
-        value = round(float(np.median([rest.value for rest in of_kind])), 3)
-        alike = value if kind != "fixed" else 0.0
-        grouped.setdefault((stem, kind, alike), []).append((m, of_kind))
+        values = {round(rest.value, 3) for rest in of_kind}
+        grouped.setdefault((stem, kind, values.pop() if len(values) == 1 else None), []).append((m, of_kind))
     seeds = int(records.kept.sum())
-    for (stem, kind, _), members in grouped.items():
-        yield _resting(stem, kind, members, seeds)
+    for (stem, kind, value), members in grouped.items():
+        yield _resting(stem, kind, value, members, seeds)
 
 
-def _resting(stem: str, kind: str, members: Sequence[tuple[str, list[_Rest]]], seeds: int) -> Finding:
-    """One finding for the modalities of a coefficient that rest in the same way."""
-    value = float(np.median([rest.value for _, rests in members for rest in rests]))
+def _resting(
+    stem: str, kind: str, value: float | None, members: Sequence[tuple[str, list[_Rest]]], seeds: int
+) -> Finding:
+    """One finding for the modalities of a coefficient that rest in the same way; `value` is None if seeds differ."""
+    at = "a value, in each seed another" if value is None else f"{value:.3g}"
     since = {m: int(np.median([rest.since for rest in rests])) for m, rests in members}
     seen = {m: len(rests) for m, rests in members}
     evidence = {"columns": [f"{stem}/{m}" if m else stem for m in since], "value": value, "since": list(since.values()),
                 "seeds": list(seen.values()), "of": seeds}  # fmt: skip
     if kind == "fixed":
         of = f" of {', '.join(since)}" if all(since) else ""
-        sentence = f"{stem}{of} is the same in every epoch ({min(seen.values())} of {seeds} seeds): it was set before."
+        what = f"is {at} in every epoch" if value is not None else "keeps the value it began with, in each seed another"
+        sentence = f"{stem}{of} {what} ({min(seen.values())} of {seeds} seeds)."
         return Finding("info", "coefficient", sentence, evidence)
     where = ", ".join(f"{f'{m} ' if m else ''}from epoch {e} on ({seen[m]} of {seeds} seeds)" for m, e in since.items())
-    verb = f"is saturated at {value:.0f}" if kind in ("0", "1") else f"stays at {value:.3g}"
+    verb = f"is saturated at {kind}" if kind in ("0", "1") else f"stays at {at}"
     severity: Severity = "notice" if kind in ("0", "1") else "info"
     return Finding(severity, "coefficient", f"{stem} {verb}: {where}. From there it is a constant.", evidence)
 
@@ -102,14 +105,8 @@ def gradients(case: Case) -> Iterator[Finding]:
     dead, levels = _dead(norms), _levels(norms)  # [M,S]
     seeds = norms.shape[1]
     span = f"epochs {case.phase.first} to {case.phase.last}"
-    for i, m in enumerate(mods):
-        if seeds and 2 * np.count_nonzero(dead[i] > DEAD_SHARE) >= seeds:
-            yield Finding(
-                "notice",
-                "gradient",
-                f"The adapter of {m} gets no gradient in {100 * np.median(dead[i]):.0f}% of {span}: it does not learn.",
-                {"columns": [f"grad/{m}"], "share": dead[i]},
-            )
+    if still := {m: i for i, m in enumerate(mods) if seeds and 2 * np.count_nonzero(dead[i] > DEAD_SHARE) >= seeds}:
+        yield _without_gradient(case, {m: norms[i] for m, i in still.items()}, span)
     if not seeds or not np.isfinite(levels).all():
         return
     ratios = levels.max(axis=0) / levels.min(axis=0)
@@ -121,12 +118,39 @@ def gradients(case: Case) -> Iterator[Finding]:
     yield Finding(
         "notice",
         "gradient",
-        f"The gradient of the {top} adapter is {np.median(ratios):.0f} times that of {low} (geometric mean over {span}, "
-        f"at least {GRADIENT_RATIO:.0f} times in {above} of {seeds} seeds); {begin:.1f} times in the first of them, "
-        f"{end:.0f} in the last.",
+        f"The gradient of the {top} adapter is {np.median(ratios):.0f} times that of {low} (geometric mean over "
+        f"{span}, at least {GRADIENT_RATIO:.0f} times in {above} of {seeds} seeds): {begin:.1f} times in the first "
+        f"epochs, {end:.0f} in the last.{_why(case, low)}",
         {"columns": [f"grad/{top}", f"grad/{low}"], "ratio": ratios},
-        f"Where train/nll/{low} is near 0, {low} has learned its samples and rests; where it is not, {top} is in its way.",
     )
+
+
+def _without_gradient(case: Case, norms: dict[str, NDArray], span: str) -> Finding:
+    """One finding for all adapters without gradient: from an epoch on, as where a method stops them, or in between."""
+    since = {m: [_rest(row, _epochs(case)) for row in rows] for m, rows in norms.items()}
+    stopped = {
+        m: int(np.median([rest.since for rest in rests if rest]))
+        for m, rests in since.items()
+        if all(rest is not None and rest.kind == "0" for rest in rests)
+    }
+    evidence = {"columns": [f"grad/{m}" for m in norms]}
+    if len(stopped) == len(norms):
+        listed = ", ".join(f"{m} from epoch {epoch} on" for m, epoch in stopped.items())
+        return Finding("info", "gradient", f"The adapters get no gradient any more: {listed}.", evidence)
+    shares = ", ".join(f"{m} in {100 * np.median(_dead(rows[None])):.0f}%" for m, rows in norms.items())
+    return Finding("notice", "gradient", f"Adapters get no gradient in much of {span}: {shares}.", evidence)
+
+
+def _why(case: Case, low: str) -> str:
+    """Whether the modality with the small gradient has learned its samples, from its training loss."""
+    losses = _inside(case, f"train/nll/{low}")
+    last = [row[np.isfinite(row)][-1] for row in losses if np.isfinite(row).any()]
+    if not last:
+        return ""
+    end, chance = float(np.median(last)), float(np.log(len(case.run.facts.data.classes)))
+    if end < LEARNED_SHARE * chance:
+        return f" Its own training NLL ends at {end:.3f}: {low} has learned its samples and rests."
+    return f" Its own training NLL is still {end:.2f} at the end (chance {chance:.2f}): {low} is held back."
 
 
 def _dead(norms: NDArray) -> NDArray:
@@ -153,9 +177,17 @@ def _ends(case: Case, m: str) -> tuple[float, float]:
 
 def _inside(case: Case, column: str) -> NDArray:
     """One column [S,E] of the kept seeds in the last phase."""
-    records, phase = case.records, case.phase
-    assert phase is not None
-    return records.values(column)[records.kept][:, (records.epochs >= phase.first) & (records.epochs <= phase.last)]
+    return case.records.values(column)[case.records.kept][:, _last_phase(case)]
+
+
+def _epochs(case: Case) -> NDArray:
+    """The recorded epochs of the last phase. [E]"""
+    return case.records.epochs[_last_phase(case)]
+
+
+def _last_phase(case: Case) -> NDArray:
+    epochs, phase = case.records.epochs, case.phase
+    return (epochs >= phase.first) & (epochs <= phase.last) if phase else np.zeros(len(epochs), bool)
 
 
 def selected(case: Case) -> Iterator[Finding]:
@@ -178,7 +210,7 @@ def selected(case: Case) -> Iterator[Finding]:
             "notice",
             "selected epoch",
             f"The selected epochs ({text}) are at the end of training (epoch {last}) in {late} of {len(epochs)} seeds: "
-            "validation accuracy was still rising.",
+            "it was cut off before validation stopped improving.",
             evidence,
             f"Train longer: --set train.epochs={more}.",
         )
@@ -186,8 +218,8 @@ def selected(case: Case) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "selected epoch",
-            f"The selected epochs ({text}) are the first of {E} in {early} of {len(epochs)} seeds: everything after them "
-            "made validation worse.",
+            f"The selected epochs ({text}) are the first of {E} in {early} of {len(epochs)} seeds: everything after "
+            "them made validation worse.",
             evidence,
             "Try a lower learning rate: --set train.lr=...",
         )
@@ -197,10 +229,10 @@ def overfit(case: Case) -> Iterator[Finding]:
     """Validation NLL that rises while that of training falls."""
     if case.phase is None:
         return
-    val, losses = _inside(case, "val/nll"), [_inside(case, column) for column in ("train/nll", "train/loss")]
-    train = next((each for each in losses if np.isfinite(each).any()), None)
-    inside = (case.records.epochs >= case.phase.first) & (case.records.epochs <= case.phase.last)
-    epochs = case.records.epochs[inside]
+    val = _inside(case, "val/nll")
+    losses = {column: _inside(case, column) for column in ("train/nll", "train/loss")}
+    column, train = next(((name, each) for name, each in losses.items() if np.isfinite(each).any()), ("", None))
+    epochs = _epochs(case)
     if train is None or val.shape[1] < LEAST_EPOCHS:
         return
     hits = []
@@ -220,9 +252,9 @@ def overfit(case: Case) -> Iterator[Finding]:
         yield Finding(
             "notice",
             "over-fitting",
-            f"Validation NLL is lowest in epoch {low:.0f} ({best:.2f} nats) and {end:.2f} at the end, while the loss of "
-            f"training falls ({len(hits)} of {len(val)} seeds): later epochs only make it surer of its mistakes.",
-            {"columns": ["val/nll", "train/nll"], "epoch": low, "lowest": best, "last": end},
+            f"Validation NLL is lowest in epoch {low:.0f} ({best:.2f} nats) and {end:.2f} at the end, while "
+            f"{column} falls ({len(hits)} of {len(val)} seeds): later epochs only make it surer of its mistakes.",
+            {"columns": ["val/nll", column], "epoch": low, "lowest": best, "last": end},
             "Accuracy is selected on validation and may still gain; for probabilities use --set train.select=nll, "
             "train.weight_decay or train.dropout.",
         )

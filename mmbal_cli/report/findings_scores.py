@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,14 +38,21 @@ def _interval(found: Estimate) -> str:
 
 def _difference(case: Case, other: Reference, modality: str | None = None) -> Estimate:
     """Accuracy of the run, or of a modality inside it, minus that of another run, on the seeds of both."""
-    mine, theirs = measure(case.test, "accuracy", modality), measure(other.good, "accuracy")
+    mine, theirs = measure(case.scored, "accuracy", modality), measure(other.good, "accuracy")
     if modality is not None:  # on the samples that have it, for both
         theirs = measured_mean({
             seed: np.where(each.present.get(modality, np.ones(len(each.labels), bool)),
                            (each.probs.argmax(axis=1) == each.labels).astype(float), np.nan)
             for seed, each in other.good.items()
         })  # fmt: skip
-    return estimate(combined([(1.0, mine), (-1.0, theirs)]))
+    return _finite(estimate(combined([(1.0, mine), (-1.0, theirs)])))
+
+
+def _finite(found: Estimate) -> Estimate:
+    """Without an interval where that has no finite ends: nothing is claimed from it."""
+    if found.low is None or found.high is None or not math.isfinite(found.low) or not math.isfinite(found.high):
+        return replace(found, low=None, high=None)
+    return found
 
 
 def _largest_share(labels: NDArray) -> float:
@@ -53,14 +61,14 @@ def _largest_share(labels: NDArray) -> float:
 
 def modalities(case: Case) -> Iterator[Finding]:
     """A modality that learns nothing inside the model, or much less than by itself."""
-    first = next(iter(case.test.values()), None)
+    first = next(iter(case.scored.values()), None)
     if first is None or not len(first.labels) or case.name in INDEPENDENT or len(first.logits) < 2:
         return
     alone = case.unimodals()
     for m in first.logits:
         if not first.present[m].any():
             continue
-        inside = estimate(measure(case.test, "accuracy", m))
+        inside = estimate(measure(case.scored, "accuracy", m))
         chance = _largest_share(first.labels[first.present[m]])
         other = alone.get(m)
         difference = _difference(case, other, m) if other else None
@@ -98,10 +106,10 @@ def _mean(other: Reference) -> float | None:
 
 def spread(case: Case) -> Iterator[Finding]:
     """Seeds that disagree more than the test set explains, and one that collapsed."""
-    values = measure(case.test, "accuracy").values
+    values = measure(case.scored, "accuracy").values
     if len(values) < 3:
         return
-    accuracies, N = np.array(list(values.values())), len(next(iter(case.test.values())).labels)
+    accuracies, N = np.array(list(values.values())), len(next(iter(case.scored.values())).labels)
     middle = float(np.median(accuracies))
     error = math.sqrt(max(middle * (1 - middle), 1 / N) / N)
     for seed, value in values.items():
@@ -131,7 +139,7 @@ def spread(case: Case) -> Iterator[Finding]:
 
 def against(case: Case) -> Iterator[Finding]:
     """Inside the noise of concat, not above the best unimodal, not above averaging unimodal models."""
-    if not case.test or case.name == "unimodal":
+    if not case.scored or case.name == "unimodal":
         return
     alone = case.unimodals()
     best = max(alone.values(), key=lambda each: _mean(each) or 0.0, default=None)
@@ -166,16 +174,16 @@ def _not_above(case: Case, other: Reference, name: str, topic: str, meaning: str
 
 def confidence(case: Case) -> Iterator[Finding]:
     """Probabilities that are surer, or less sure, than they are right."""
-    if not case.test:
+    if not case.scored:
         return
-    gap = estimate(measured_mean({seed: _excess(each) for seed, each in case.test.items()}))
+    gap = estimate(measured_mean({seed: _excess(each) for seed, each in case.scored.items()}))
     if gap.mean is None or gap.low is None or gap.high is None:
         return
     over = gap.low > CONFIDENCE_GAP
     if not over and gap.high >= -CONFIDENCE_GAP:
         return
-    accuracy = estimate(measure(case.test, "accuracy")).mean or 0.0
-    ece = estimate(measure(case.test, "ece")).mean
+    accuracy = estimate(measure(case.scored, "accuracy")).mean or 0.0
+    ece = estimate(measure(case.scored, "ece")).mean
     yield Finding(
         "notice",
         "calibration",
@@ -194,16 +202,14 @@ def _excess(each: Predictions) -> NDArray:
 
 def answers(case: Case) -> Iterator[Finding]:
     """One answer for every sample, and classes that are never answered."""
-    names, S = case.run.facts.data.classes, len(case.test)
+    names, S = case.run.facts.data.classes, len(case.scored)
     never: dict[int, int] = {}
-    constant: list[int] = []
-    given = set()
-    for seed, each in case.test.items():
+    constant: dict[int, str] = {}
+    for seed, each in case.scored.items():
         found = np.bincount(each.probs.argmax(axis=1), minlength=len(names)) > 0
         occurring = np.bincount(each.labels, minlength=len(names)) > 0
         if found.sum() == 1 < occurring.sum():
-            constant.append(seed)
-            given.add(names[int(found.argmax())])
+            constant[seed] = names[int(found.argmax())]
             continue
         for c in np.flatnonzero(occurring & ~found):
             never[int(c)] = never.get(int(c), 0) + 1
@@ -211,9 +217,9 @@ def answers(case: Case) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "constant answer",
-            f"Every test sample gets one answer ({', '.join(sorted(given))}) from {len(constant)} of {S} seeds "
-            f"({', '.join(map(str, constant))}): nothing was learned.",
-            {"seeds": constant, "answers": sorted(given)},
+            f"{len(constant)} of {S} seeds give one answer for every test sample ({_by_answer(constant)}): nothing was "
+            "learned.",
+            {"answers": {str(seed): answer for seed, answer in constant.items()}},
             "Check the learning rate and `mmbal data probe`.",
         )
     lost = {names[c]: n for c, n in never.items() if 2 * n >= S}
@@ -228,19 +234,27 @@ def answers(case: Case) -> Iterator[Finding]:
         )
 
 
+def _by_answer(constant: Mapping[int, str]) -> str:
+    """ "Seeds by what they answer: `joy: seed 1, 2; fear: seed 3`."""
+    return "; ".join(
+        f"{answer}: seed {', '.join(str(seed) for seed, each in constant.items() if each == answer)}"
+        for answer in dict.fromkeys(constant.values())
+    )
+
+
 def validation_gap(case: Case) -> Iterator[Finding]:
     """Test accuracy further from that of validation than both samples explain."""
-    common = sorted(set(case.val) & set(case.test))
+    common = sorted(set(case.val) & set(case.scored))
     if not common:
         return
-    val, test = (estimate(_samples_only({s: found[s] for s in common})) for found in (case.val, case.test))
+    val, test = (estimate(_samples_only({s: found[s] for s in common})) for found in (case.val, case.scored))
     if None in (val.mean, test.mean, val.low, val.high, test.low, test.high):
         return
     gap = val.mean - test.mean  # type: ignore[operator]
     noise = math.hypot(val.high - val.low, test.high - test.low) / 2  # type: ignore[operator]
     if abs(gap) <= max(noise, GAP_LEAST):
         return
-    counts = [len(next(iter(found.values())).labels) for found in (case.val, case.test)]
+    counts = [len(next(iter(found.values())).labels) for found in (case.val, case.scored)]
     why = (
         "the best of many epochs on few samples, or splits that differ"
         if gap > 0

@@ -104,9 +104,11 @@ def _of_ranking(found: Ranking) -> NDArray:
     Of any sample: the precision at all thresholds that it passes is lowered.
     """
     hit, positives = found.hit, found.hit.sum(axis=1, keepdims=True)
-    first = _first_of_equal(found.above)
-    gain = np.take_along_axis(_from_here(hit / found.above), first, axis=1)
-    loss = np.take_along_axis(_from_here(hit * found.precision / found.above), first, axis=1)
+    share = hit / found.above
+    gain, loss = _from_here(share), _from_here(share * found.precision)
+    if found.tied:
+        first = _first_of_equal(found.above)
+        gain, loss = (np.take_along_axis(each, first, axis=1) for each in (gain, loss))
     slope = (hit * (found.precision - found.average_precision[:, None] + gain) - loss) / positives
     each = np.empty_like(slope)
     np.put_along_axis(each, found.order, slope, axis=1)
@@ -121,7 +123,7 @@ def _from_here(numbers: NDArray) -> NDArray:
 def _first_of_equal(above: NDArray) -> NDArray:
     """First place of each group of equal scores, from the last one (`above` - 1). [K,N] -> [K,N]"""
     places = np.broadcast_to(np.arange(above.shape[1]), above.shape)
-    starts = np.where(np.diff(above, axis=1, prepend=0.0) > 0, places, 0)
+    starts = np.where(np.diff(above, axis=1, prepend=0) > 0, places, 0)
     return np.maximum.accumulate(starts, axis=1)
 
 

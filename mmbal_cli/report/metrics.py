@@ -144,13 +144,14 @@ class Ranking:
     """Samples by falling score, for each of K classes that occur, all [K,N].
 
     order: sample at each place; hit: 1 where it is of the class; precision: at the last place of equal scores;
-    above: how many samples score at least as much.
+    above: how many samples score at least as much; tied: whether any scores are equal.
     """
 
     order: NDArray
     hit: NDArray
     precision: NDArray
     above: NDArray
+    tied: bool
 
     @property
     def average_precision(self) -> NDArray:
@@ -169,11 +170,11 @@ def ranking(probs: NDArray, labels: NDArray) -> Ranking:
     precision = np.cumsum(hit, axis=1) / above
     tied = ranked[:, 1:] == ranked[:, :-1]
     if not tied.any():
-        return Ranking(order, hit, precision, np.broadcast_to(above, hit.shape).astype(np.float64))
+        return Ranking(order, hit, precision, np.broadcast_to(above, hit.shape), tied=False)
     last = np.broadcast_to(above - 1, hit.shape).copy()
     last[:, :-1][tied] = len(labels)
     last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
-    return Ranking(order, hit, np.take_along_axis(precision, last, axis=1), last + 1.0)
+    return Ranking(order, hit, np.take_along_axis(precision, last, axis=1), last + 1, tied=True)
 
 
 def _confusion(probs: NDArray, labels: NDArray) -> Confusion:

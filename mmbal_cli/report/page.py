@@ -62,6 +62,7 @@ def page(runs: Sequence[Run], asked: Asked, progress: Progress = lambda n=1, det
         study.warnings.append(f"{name} could not be read and is left out: {reason}")
     title = asked.title or " and ".join(dict.fromkeys(run.facts.dataset for run in runs)) or "no runs"
     html = frame(title if asked.title else f"Multimodal balancing on {title}", _lead(study), sections, FOOT)
+    html = _without_paths(html, study)
     missing = {section.title: section.missing for section in sections if section.missing}
     return Page(html, missing, dict(comparison.unreadable))
 
@@ -73,6 +74,17 @@ def _section(study: Study, key: str, title: str, make: Callable[[Study], str]) -
         return Section(key, title, "", str(reason))
     except MmbalError as error:
         return Section(key, title, "", f"This part could not be made: {error}")
+
+
+def _without_paths(html: str, study: Study) -> str:
+    """Reasons may name files: folders of this machine are cut from them, so that a page can be handed on."""
+    names = {str(place): run.name for run in study.runs for place in (run.folder, run.folder.resolve())}
+    names |= {
+        str(place): "the cache" for place in (study.asked.cache.resolve(), study.asked.cache) if place.is_absolute()
+    }
+    for place, name in sorted(names.items(), key=lambda pair: -len(pair[0])):
+        html = html.replace(escape(place), escape(name))
+    return html
 
 
 def _lead(study: Study) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 from mmbal_cli.report.blocks import Block
 from mmbal_cli.report.captions import HAND_MADE, seed_range
 from mmbal_cli.report.contrast import OVER
-from mmbal_cli.report.page_html import Section, facts, grid, paragraph
+from mmbal_cli.report.page_html import Section, escape, facts, grid, paragraph
 from mmbal_cli.report.runs import Run
 from mmbal_cli.report.statistics import DRAWS, LEVEL
 
+NAMES = 8  # at most so many labels in a heading
 DIGITS = 16  # of a digest: enough to tell runs apart
 PACKAGES = ("torch", "numpy", "scikit-learn")
 HAND_MADE_NOTE = "{}: descriptors, far below pretrained encoders; published figures cannot be reproduced with them"
@@ -54,7 +55,9 @@ def protocol(blocks: Sequence[Block]) -> str:
         made = [f"{m}: {e}" for m, e in data.modalities.items() if e.startswith(HAND_MADE)]
         title = data.where(group[0].facts.dataset)
         if len(blocks) > 1:
-            parts.append(paragraph(f"{title}: {len(group)} runs", kind="group"))
+            names = [run.facts.title for run in group]
+            more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+            parts.append("<h3>" + escape(f"{title}: {', '.join(names[:NAMES])}{more}") + "</h3>")
         parts.append(facts({
             "data": f"{group[0].facts.dataset}, fingerprint {data.fingerprint[:DIGITS]}",
             "samples": ", ".join(f"{part} {count:,}" for part, count in sorted(data.counts.items())),
@@ -79,18 +82,17 @@ def _statistics(block: Block) -> list[str]:
     over = sorted({cell.estimate.over for cell in cells if cell.estimate.over})
     found = ["mean ± sample standard deviation (divisor n − 1) over n seeds"]
     if over:
-        found.append(
-            f"{LEVEL:.0%} intervals: hierarchical bootstrap over {' or '.join(over)}, {DRAWS} draws, paired for differences"
-        )
+        found.append(f"{LEVEL:.0%} intervals: hierarchical bootstrap over {' or '.join(over)}, {DRAWS} draws")
     if marks := sum(cell.interval is not None for cell in cells):
         found.append(f"marks in the table: {marks} intervals of differences, not corrected")
     baseline = block.baseline
-    if baseline is not None and baseline.label and not baseline.missing:
-        against, count = baseline.against, baseline.comparisons.get(column.key, 0)
+    count = baseline.comparisons.get(column.key, 0) if baseline is not None else 0
+    if baseline is not None and count:
+        against = baseline.against
         correction = "corrected by Holm's procedure" if against.correction == "holm" else "not corrected"
         found.append(
-            f"differences to {baseline.label}: {against.chosen} ({OVER[against.chosen]}), {correction}, {count} comparisons "
-            f"by {column.title}, level {against.alpha:g}"
+            f"differences to {baseline.label}: {against.chosen} ({OVER[against.chosen]}), {correction}, {count} "
+            f"comparisons by {column.title}, level {against.alpha:g}"
         )
         found.append(baseline.warning(column.key))
     return found

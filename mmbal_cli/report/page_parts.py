@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmbal_cli.errors import MmbalError, UsageError
 from mmbal_cli.report import page_facts, views
-from mmbal_cli.report.blocks import Block, Row
+from mmbal_cli.report.blocks import UNIMODAL, Block, Row
 from mmbal_cli.report.compare import Comparison, compare
 from mmbal_cli.report.contrast import Against
 from mmbal_cli.report.export_html import html_tables
-from mmbal_cli.report.page_html import escape, paragraph, picture
+from mmbal_cli.report.page_html import bullets, escape, paragraph, picture
 from mmbal_cli.report.page_words import conclusions
 from mmbal_cli.report.runs import Run
 from mmbal_cli.report.tables import Sheet
 
+if TYPE_CHECKING:
+    from mmbal_cli.report.explain import Finding
+
 USUAL = "concat"
-MOST = 6  # other runs than references in pictures and tables that grow with every run
+MOST = 6  # other runs than references in tables that grow with every run
+FEW = 3  # other runs in pictures that need much room for each
 PRECISION = 2
 LONG = 30  # rows of a table that is folded
 
@@ -76,23 +82,35 @@ class Study:
 
     @cached_property
     def shown(self) -> list[Run]:
-        """Runs for parts that grow with every run: all references and, of each block, the `MOST` best others."""
+        """Runs for tables that grow with every run: all references and, of each block, the `MOST` best others."""
+        return self._chosen(MOST, lambda row: not row.is_other)
+
+    @cached_property
+    def few(self) -> list[Run]:
+        """Runs for pictures that need much room: of each block the baseline and the `FEW` best others."""
+        return self._chosen(FEW, lambda row: row.run.facts.label == (self.asked.baseline or USUAL))
+
+    def _chosen(self, best: int, always: Callable[[Row], bool]) -> list[Run]:
         found = []
         for block in self.blocks:
             rows = [row for row in block.rows if row.seeds]
             others = sorted((row for row in rows if row.is_other), key=lambda row: place(row, block))
-            kept = {row.run.name for row in others[:MOST]} | {row.run.name for row in rows if not row.is_other}
-            found += [row.run for row in rows if row.run.name in kept]
+            kept = {row.run.folder for row in others[:best]} | {row.run.folder for row in rows if always(row)}
+            found += [row.run for row in rows if row.run.folder in kept or len(rows) <= best]
         return found
 
-    @property
-    def limited(self) -> str:
-        """Which runs are in such parts, where not all are."""
+    def limited(self, runs: Sequence[Run], best: int, always: str) -> str:
+        """Which runs are in a part, where not all are."""
         readable = sum(bool(row.seeds) for block in self.blocks for row in block.rows)
-        if len(self.shown) == readable:
+        if len(runs) == readable:
             return ""
         what = self.blocks[0].columns[0].title
-        return f"Shown are the references and the {MOST} best others by {what}: {len(self.shown)} of {readable} runs."
+        return f"Shown are {always} and the {best} best others by {what}: {len(runs)} of {readable} runs."
+
+    @property
+    def limits(self) -> str:
+        """`limited` for `shown`."""
+        return self.limited(self.shown, MOST, "the references")
 
     def figure(self, svg: str, alt: str, caption: str) -> str:
         """An inline figure with the next number."""
@@ -131,19 +149,23 @@ def card(study: Study) -> str:
     asked = study.asked
     cards = made(study.shown, asked.cache, asked.split, asked.device, study.progress, asked.fresh)
     without = "" if asked.fresh else "Made without models: what needs predictions under changed inputs is left out."
-    return paragraph(study.limited, without) + _tables(_flat(sheets(each, PRECISION) for each in cards))
+    return paragraph(study.limits, without) + _tables(_flat(sheets(each, PRECISION) for each in cards))
 
 
 def robustness(study: Study) -> str:
     """Accuracy with modalities absent, noisy or of another sample."""
+    from mmbal_cli.report.metrics import METRICS
+    from mmbal_cli.report.robustness import Asked as Stress
     from mmbal_cli.report.robustness import robustness as made
     from mmbal_cli.report.robustness import sheets
 
     asked = study.asked
     if not asked.fresh:
         raise Absent("Left out: robustness needs the models, and the page was made without them (--no-fresh).")
-    found = made(study.shown, asked.cache, asked.split, progress=study.progress)
-    return paragraph(study.limited) + _tables(sheets(found, PRECISION))
+    metric = next((name for name in asked.metrics if METRICS[name].larger_is_better), "accuracy")
+    stress = Stress(metric=metric, device=asked.device)
+    found = made(study.shown, asked.cache, asked.split, stress, lambda n=1, detail="": study.progress(detail=detail))
+    return paragraph(study.limits) + _tables(sheets(found, PRECISION))
 
 
 def calibration(study: Study) -> str:
@@ -151,29 +173,46 @@ def calibration(study: Study) -> str:
     from mmbal_cli.report.calibration import calibration as made
     from mmbal_cli.report.calibration import sheets
 
-    drawn = _drawn(study, study.shown, ("reliability",))
-    return paragraph(study.limited) + drawn + _tables(sheets(made(study.shown, study.asked.split), PRECISION))
+    asked = study.asked
+    pictured = study.limited(study.few, FEW, asked.baseline or USUAL)
+    tables = _tables(sheets(made(study.shown, asked.split), PRECISION))
+    return paragraph(pictured) + _drawn(study, study.few, ("reliability",)) + paragraph(study.limits) + tables
 
 
 def dynamics(study: Study) -> str:
-    """Curves over epochs."""
-    return paragraph(study.limited) + _drawn(study, study.shown, ("curves", "dynamics"))
+    """Curves over epochs of all shown runs, and everything that was recorded of fused ones."""
+    fused = [run for run in study.shown if not run.facts.label.startswith(f"{UNIMODAL}:")] or study.shown
+    curves = _drawn(study, study.shown, ("curves",))
+    return paragraph(study.limits) + curves + _drawn(study, fused, ("dynamics",))
 
 
 def findings(study: Study) -> str:
-    """What the records say about each run."""
+    """What the records and predictions say about each run; what holds for all of them is said once."""
     from mmbal_cli.report.explain import explain
 
-    parts = []
+    found: dict[str, list[Finding]] = {}
     for run in study.shown:
         study.progress(detail=run.facts.title)
-        found = explain(run, study.runs)
-        if found:
-            items = "".join(f"<li>{escape(each.text)}</li>" for each in found)
-            parts.append(f'<h3>{escape(run.facts.title)}</h3><ul class="findings">{items}</ul>')
-    if not parts:
-        return paragraph("The records show nothing unusual.")
-    return paragraph(study.limited) + "".join(parts)
+        found[run.name] = explain(run, study.runs)
+    counts = Counter((each.severity, each.text) for many in found.values() for each in many)
+    shared = {key for key, count in counts.items() if count == len(found) > 1}
+    parts = [
+        _remarks("All runs", [each for each in found[study.shown[0].name] if (each.severity, each.text) in shared])
+    ]
+    for run in study.shown:
+        own = [each for each in found[run.name] if (each.severity, each.text) not in shared]
+        parts.append(_remarks(run.facts.title, own))
+    silent = [run.facts.title for run in study.shown if not found[run.name]]
+    parts.append(paragraph(f"Nothing remarkable: {', '.join(silent)}." if silent else ""))
+    return paragraph(study.limits) + "".join(parts)
+
+
+def _remarks(title: str, many: Sequence[Finding]) -> str:
+    """Findings of one run, each with its severity as a word."""
+    items = "".join(
+        f'<li class="{each.severity}"><b>{escape(each.severity)}</b> {escape(each.text)}</li>' for each in many
+    )
+    return f'<h3>{escape(title)}</h3><ul class="findings">{items}</ul>' if many else ""
 
 
 def protocol(study: Study) -> str:
@@ -187,7 +226,8 @@ def _tables(sheets: Sequence[Sheet]) -> str:
     for sheet in sheets:
         numbers = [entry.text for row in sheet.rows for entry in row[sheet.left + 1 :]]
         if numbers and all(text in ("–", "") for text in numbers):
-            parts.append(paragraph(f"{sheet.title}: nothing could be measured.", kind="absent"))
+            said = paragraph(f"{sheet.title}: nothing could be measured.", kind="absent")
+            parts.append(f'<div class="sheet">{said}{bullets(sheet.notes, kind="notes")}</div>')
         elif len(sheet.rows) > LONG:
             title = f"{sheet.title} ({len(sheet.rows)} rows)"
             parts.append(f"<details><summary>{escape(title)}</summary>{html_tables([sheet])}</details>")

@@ -2,9 +2,9 @@
 
 STYLE = """
 :root{--ink:#1b1f24;--soft:#57606a;--paper:#fff;--panel:#f6f8fa;--line:#d0d7de;--link:#0550ae;--good:#116329;
---bad:#a40e26;--warn:#fff3d6;--warnline:#b58105;--alarm:#ffe3e3;--alarmline:#c5221f}
+--bad:#a40e26;--warn:#fff3d6;--warnline:#b58105;--alarm:#ffe3e3;--shade:#0003;--alarmline:#c5221f}
 @media (prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9aa5b1;--paper:#0f1318;--panel:#181e25;--line:#343c46;
---link:#79b8ff;--good:#6fdd8b;--bad:#ff9d9d;--warn:#372c0d;--warnline:#c9a227;--alarm:#46161a;--alarmline:#ff8a8a}}
+--link:#79b8ff;--good:#6fdd8b;--bad:#ff9d9d;--warn:#372c0d;--warnline:#c9a227;--alarm:#46161a;--shade:#fff3;--alarmline:#ff8a8a}}
 *{box-sizing:border-box}
 html{scroll-behavior:smooth;-webkit-text-size-adjust:100%}
 @media (prefers-reduced-motion:reduce){html{scroll-behavior:auto}}
@@ -29,12 +29,16 @@ nav ol{columns:auto}}
 main{min-width:0}
 section>:last-child{margin-bottom:0}
 .scroll,.plot{overflow-x:auto;max-width:100%}
+.scroll{background:linear-gradient(90deg,var(--paper) 1.2rem,transparent 2.4rem) local,
+linear-gradient(270deg,var(--paper) 1.2rem,transparent 2.4rem) right local,
+linear-gradient(90deg,var(--shade),transparent .9rem),linear-gradient(270deg,var(--shade),transparent .9rem) right}
+.sheet{font-size:14px}
+.sheet th,.sheet td{padding:.25em .6em}
 .scroll:focus-visible,.plot:focus-visible{outline:2px solid var(--link);outline-offset:2px}
 table{border-collapse:collapse;font-size:.88rem;line-height:1.35;font-variant-numeric:tabular-nums;margin:.2rem 0}
 th,td{padding:.3rem .65rem;text-align:left;vertical-align:top;overflow-wrap:normal}
-thead th{border-bottom:2px solid var(--line);vertical-align:bottom;background:var(--panel);font-weight:600}
+thead th{border-bottom:2px solid var(--line);vertical-align:bottom;font-weight:600}
 tbody th{font-weight:500;text-align:left}
-tbody tr:hover{background:var(--panel)}
 table.plain td,table.plain tbody th{border-top:1px solid var(--line)}
 table.plain td{max-width:38rem;overflow-wrap:anywhere}
 .summary{max-width:62rem;padding-left:1.2rem}
@@ -45,14 +49,17 @@ header p.alarm{color:var(--ink)}
 .absent{color:var(--soft);font-style:italic;border-left:4px solid var(--line);padding:.3rem .9rem;margin:.8rem 0}
 figure{margin:1.4rem 0 2rem}
 .plot{background:#fff;border:1px solid var(--line);border-radius:6px;padding:.5rem}
-.plot svg{display:block;width:100%;height:auto;max-width:66rem;margin:0 auto}
+.plot svg{display:block;width:100%;height:auto;max-width:60rem;margin:0 auto}
 figcaption{color:var(--soft);font-size:.88rem;margin-top:.5rem;max-width:70rem}
 dl{display:grid;grid-template-columns:minmax(9rem,14rem) minmax(0,1fr);gap:.15rem 1.2rem;margin:.6rem 0}
 dt{font-weight:600;grid-column:1}
 dd{margin:0;grid-column:2}
 code{font:.86em/1.4 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 .findings{list-style:none;padding:0;max-width:70rem}
-.findings li{padding:.45rem .9rem;margin:.4rem 0;border-left:4px solid var(--line);background:var(--panel)}
+.findings li{padding:.35rem .9rem;margin:.3rem 0;border-left:4px solid var(--line);background:var(--panel);
+font-size:.93rem}
+.findings b{font-size:.75rem;text-transform:uppercase;letter-spacing:.05em;color:var(--soft);margin-right:.4rem}
+.findings .warning{border-color:var(--alarmline)}.findings .notice{border-color:var(--warnline)}
 footer{color:var(--soft);font-size:.85rem;border-top:1px solid var(--line);margin-top:3rem;padding-bottom:2rem}
 details{margin:1rem 0 1.4rem}
 summary{cursor:pointer;color:var(--link);font-weight:600;padding:.25rem 0}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,7 @@ class _Item:
     at: int  # place of the row in its block
     cell: Cell
 
-    @property
+    @cached_property
     def values(self) -> dict[int, float]:
         """{seed: value}, the defined ones."""
         return {seed: value for seed, value in self.cell.values.items() if np.isfinite(value)}
@@ -203,7 +204,8 @@ class _Pivot:
         sign = 1 if METRICS[key].larger_is_better else -1
         rivals = [row.cells[key].values.get(int(seed), np.nan) for row in item.block.rows]
         merits = [round(sign * value, 12) for value in rivals if np.isfinite(value)]
-        rank = 1 + sum(merit > round(sign * item.values[int(seed)], 12) for merit in merits)
+        own = round(sign * item.values[int(seed)], 12)
+        rank = 1 + sum(merit > own for merit in merits)
         return rank if rank < 3 and len(merits) > 1 else 0
 
     def _entry(self, item: _Item, seed: str | None) -> Entry:
@@ -261,7 +263,7 @@ class _Pivot:
         legend = ["* best" if "best" in marks else "", "≈ not distinguishable from it" if "tied" in marks else ""]
         if any(legend):
             same = "data set, metric and seed" if self.by_seed else "data set and metric"
-            yield f"Of the methods with the same {same}: {'; '.join(filter(None, legend))}."
+            yield f"For each {same}, {'; '.join(filter(None, legend))}."
         if any(item.row.run.facts.note == RECONSTRUCTED for item in self.items):
             yield f"({RECONSTRUCTED}): the full paper or code could not be had; what is missing was designed by us."
         if any(entry.text == "–" for entry in entries):

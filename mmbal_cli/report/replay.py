@@ -4,15 +4,16 @@ Equal versions on an equal processor give equal bits: a seed's numbers depend on
 torch, another processor or a GPU rounds differently; training carries that on, so that single probabilities may
 differ a lot while the result is as good. How far accuracy may move is taken from the bundled run itself:
 
-    accuracy of each seed    moves at most max(1 / N, 2 sqrt(2) s)
-    mean over seeds          moves at most max(1 / N, 2 sqrt(2) s / sqrt(n))
-    answers of each seed     are the same for at least a - 2 sqrt(2) sqrt(a (1 - a) / N) of the samples
+    accuracy of each seed    moves at most max(1 / N, 2 d)
+    mean over seeds          moves at most max(1 / N, 2 d / sqrt(n))
+    answers of each seed     are the same for at least a - 2 sqrt(2 a (1 - a) / N) of the samples
+    d = max(sqrt(2) s, sqrt((1 - a) / N))
 
 with N scored samples, n replayed seeds, s the sample standard deviation of the bundled accuracies over seeds and a the
-smallest share of equal answers of any two bundled seeds. A run with one seed has neither: s is then the standard error
-sqrt(p (1 - p) / N) of its accuracy p, and a is p. Two trainings that share all settings and not the seed differ by
-sqrt(2) s on average (root mean square): what rounds differently must not differ by more than twice what draws
-differently. Verdicts are of the test split, of validation where there is none.
+smallest share of equal answers of any two bundled seeds. d is what two trainings that share all settings and not the
+seed differ by, in the root mean square: as measured, and at least what chance makes of so many changed answers (that
+of McNemar's test), because two or three seeds may agree by luck. What rounds differently may differ by twice that. A
+run with one seed has no s, and a is its accuracy. Verdicts are of the test split, of validation where there is none.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from mmbal_cli.report.tables import Entry, Sheet, number
 
 SCHEMA = 1
 SCORES = ("accuracy", "macro_f1", "map", "nll")
-SPREADS = 2 * math.sqrt(2)
+TWICE = 2.0
 BITWISE, WITHIN, DIFFERENT = "bitwise equal", "equal within tolerance", "different"
 LINE_HEAD = ("run", "split", "seed", "quantity", "bundled", "replayed", "difference")
 
@@ -139,11 +140,11 @@ def tolerance_of(bundled: Sequence[Predictions], n: int) -> Tolerance:
         return Tolerance(0.0, 0.0, 1.0)
     N, answers = len(bundled[0].labels), [each.probs.argmax(axis=1) for each in bundled]
     accuracies = [float(np.mean(answer == bundled[0].labels)) for answer in answers]
-    p = accuracies[0]
-    s = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else math.sqrt(p * (1 - p) / N)
-    a = min((float(np.mean(one == other)) for one, other in combinations(answers, 2)), default=p)
-    least = max(0.0, a - SPREADS * math.sqrt(a * (1 - a) / N))
-    return Tolerance(max(1 / N, SPREADS * s), max(1 / N, SPREADS * s / math.sqrt(max(n, 1))), least)
+    s = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0
+    a = min((float(np.mean(one == other)) for one, other in combinations(answers, 2)), default=accuracies[0])
+    d = max(math.sqrt(2) * s, math.sqrt((1 - a) / N))
+    least = max(0.0, a - TWICE * math.sqrt(2 * a * (1 - a) / N))
+    return Tolerance(max(1 / N, TWICE * d), max(1 / N, TWICE * d / math.sqrt(max(n, 1))), least)
 
 
 def _seed(then: SeedResult, now: SeedResult, split: str) -> SeedDifference:
@@ -234,7 +235,8 @@ def _epoch(value: Any) -> str:
 def _signed(value: float | None, percent: bool, precision: int) -> str:
     if value is None:
         return "–"
-    return "0" if value == 0 else f"{value * 100:+.{precision}f}" if percent else f"{value:+.{precision + 1}f}"
+    text = "0" if value == 0 else f"{value * 100:+.{precision}f}" if percent else f"{value:+.{precision + 1}f}"
+    return text if text.strip("+-0.") else text.lstrip("+-")
 
 
 def notes(found: Replayed, precision: int = 2) -> list[str]:

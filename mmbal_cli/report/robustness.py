@@ -29,7 +29,7 @@ from mmbal_cli.report.metrics import METRICS
 from mmbal_cli.report.robustness_views import document, lines, sheets
 from mmbal_cli.report.runs import Run
 from mmbal_cli.report.statistics import Estimate, Measured, combined, estimate_of, estimates
-from mmbal_cli.report.stress import DRAWS, SNR, Asked, Condition, Measurements, stressed
+from mmbal_cli.report.stress import DRAWS, SNR, Asked, Condition, Measurements, one_thread, stressed
 
 __all__ = [
     "DRAWS",
@@ -75,9 +75,10 @@ class Curve:
 class Robustness:
     """One run: its modalities, the clean metric, {condition: result}, {noisy modalities: curve}.
 
-    Runs with the same `group` are comparable; `baseline` is the label of the run they are held against. `refused` {condition: reason}; `flaws` {seed: reason} of seeds that are
-    left out of some conditions; `empty` {subset: samples without any modality}; `differs`: clean predictions that are
-    not the saved ones; `problem`: why there is nothing.
+    Runs with the same `group` are comparable; `baseline` is the label of the run that they are held against.
+    `refused` {condition: reason}; `flaws` {seed: reason} of seeds that are left out of some conditions; `empty`
+    {subset: samples without any modality}; `differs`: clean predictions that are not the saved ones; `problem`: why
+    there are no numbers.
     """
 
     run: Run
@@ -185,10 +186,14 @@ def _measured(one: Robustness, cache: Path, is_base: bool, areas: dict[tuple[str
     if not saved:
         return replace(one, failed=failed, problem="no seed has finished")
     try:
-        opened = open_run(one.run.folder, cache, device=one.asked.device)
-        made = stressed(one.run, opened, one.split, one.asked, saved)
+        with one_thread():
+            opened = open_run(one.run.folder, cache, device=one.asked.device)
+            made = stressed(one.run, opened, one.split, one.asked, saved)
     except MmbalError as error:
         return replace(one, failed=failed, problem=str(error))
+    if not made.clean.seeds:
+        why = "; ".join(dict.fromkeys(made.flaws.values())) or "the metric says nothing about so few classes"
+        return replace(one, failed=failed, problem=f"{one.asked.metric} has no value on clean inputs: {why}.")
     own = _areas(made, one.asked)
     if is_base:
         areas.update(own)
@@ -233,11 +238,10 @@ def _curve(mods: tuple[str, ...], area: Measured, clean: Measured, base: Measure
 
 def _results(made: Measurements) -> dict[Condition | None, Result]:
     """Results of all conditions, and of clean inputs under None."""
-    measured: dict[Condition | None, Measured] = {None: made.clean}
-    measured.update(made.changed)
-    values = estimates(list(measured.values()))
-    drops = estimates([combined([(1.0, made.clean), (-1.0, each)]) for each in measured.values()])
+    measured: list[tuple[Condition | None, Measured]] = [(None, made.clean), *made.changed.items()]
+    values = estimates([each for _, each in measured])
+    drops = estimates([combined([(1.0, made.clean), (-1.0, each)]) for _, each in measured])
     return {
         key: Result(dict(each.values), value, drop)
-        for (key, each), value, drop in zip(measured.items(), values, drops, strict=True)
+        for (key, each), value, drop in zip(measured, values, drops, strict=True)
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from mmbal_cli.report.metrics import METRICS
@@ -30,16 +30,18 @@ NONE = Entry("–", style="dim")
 
 def sheets(found: Sequence[Robustness], precision: int = 2) -> list[Sheet]:
     """For each group of comparable runs: subsets of modalities, noise on each and on all of them, wrong pairs."""
-    made = []
+    made: list[Sheet] = []
     for number_ in dict.fromkeys(each.group.number for each in found):
         members = [each for each in found if each.group.number == number_]
         mods = tuple(sorted({m for each in members for m in each.mods}))
-        if any(len(each.mods) > 1 for each in members) or not mods:
-            made.append(_subsets(members, mods, precision))
-        for noisy in (*((m,) for m in mods if len(mods) > 1), ()) if mods else ():
-            made.append(_noise(members, noisy, precision))
-        if any(len(each.mods) > 1 for each in members):
-            made.append(_mispaired(members, mods, precision))
+        several = [each for each in members if len(each.mods) > 1]
+        own = [_subsets(members, mods, precision)] if several or not mods else []
+        for noisy in [*((m,) for m in mods), *([()] if len(mods) > 1 else [])]:
+            having = [each for each in members if each.mods and set(noisy) <= set(each.mods)]
+            own.append(_noise(having, noisy, precision))
+        if several:
+            own.append(_mispaired(several, mods, precision))
+        made += [replace(own[0], notes=[*own[0].notes, *_warnings(members)]), *own[1:]]
     return made
 
 
@@ -60,10 +62,9 @@ def _subsets(members: Sequence[Robustness], mods: tuple[str, ...], precision: in
     notes = [
         _unit(members),
         f"Columns name the modalities that are left; the others are {ABSENCE[way]}"
-        + (f" (mean of {members[0].asked.draws} draws)." if way == "resampled" else "."),
+        + (f"; {_draws(members[0].asked.draws)}." if way == "resampled" else "."),
         _MARKS,
         *_empty(members),
-        *_warnings(members),
     ]
     return _made(members, f"modalities absent ({way})", ["+".join(n) for n in order], rows, notes, [*middle, *pairs])
 
@@ -77,22 +78,23 @@ def _noise(members: Sequence[Robustness], noisy: tuple[str, ...], precision: int
         for snr in asked.snr:
             found = [result for c, result in each.results.items() if (c.mods, c.snr) == (target, snr)]
             cells.append(_entry(each, found[0] if found else None, precision))
-        rows.append([*_head(each), *cells, *_curve(each.curves.get(target), precision)])
-    base = next((each.baseline for each in members if each.baseline), "")
+        is_base = each.baseline == each.label
+        rows.append([*_head(each), *cells, *_curve(each.curves.get(target), is_base, precision)])
+    known = [each for each in members if (curve := each.curves.get(noisy or each.mods)) and curve.effective]
+    base = known[0].baseline if known else ""
     levels = [f"{snr:g} dB" for snr in asked.snr]
     notes = [
         _unit(members),
-        f"Gaussian noise on every feature of {noisy[0] if noisy else 'every modality'}, power relative to the feature's "
-        f"variance in training; mean of {asked.draws} draws.",
+        f"Gaussian noise on every feature of {noisy[0] if noisy else 'every modality'}, its power relative to the "
+        f"feature's variance in training; {_draws(asked.draws)}.",
         f"relative: mean over noise amplitudes from none to {levels[-1]}; retained: its share of the clean value.",
         f"effective: relative beyond that of {base} shifted to the same clean value; above 0 = more robust."
         if base
-        else "effective: – because it needs a baseline, late-fusion or concat, among the runs (or --baseline LABEL).",
+        else "effective: – because it needs a measured baseline with this modality: late-fusion or concat, or --baseline LABEL.",
         _MARKS,
-        *_warnings(members),
     ]
     title = f"noise on {noisy[0] if noisy else 'all modalities'}"
-    heads = [*levels, "relative", "retained", "effective", "95%"]
+    heads = [*levels, "relative", "retained", "effective", "effective 95%"]
     return _made(members, title, heads, rows, notes, [*range(1, len(levels) - 1), 0, len(levels) + 1])
 
 
@@ -103,21 +105,26 @@ def _mispaired(members: Sequence[Robustness], mods: tuple[str, ...], precision: 
         for m in mods:
             found = [result for c, result in each.results.items() if c.kind == "mispaired" and c.mods == (m,)]
             result = found[0] if found else None
-            cells += [_entry(each, result, precision), _interval(result.drop if result else None, each, precision)]
+            cells += [_entry(each, result, precision), _interval(result.drop if result else None, precision)]
         rows.append([*_head(each), *cells])
     notes = [
         _unit(members),
-        f"Columns name the modality that is another sample's of the split, for no sample its own; mean of "
-        f"{members[0].asked.draws} draws.",
-        "drop: 95% interval of the clean value minus this one.",
+        f"wrong M: the M of another sample of the split, for no sample its own; {_draws(members[0].asked.draws)}.",
+        "drop M: 95% interval of the clean value minus this one.",
         _MARKS,
-        *_warnings(members),
     ]
-    heads = [head for m in mods for head in (f"wrong {m}", "drop")]
+    heads = [head for m in mods for head in (f"wrong {m}", f"drop {m}")]
     return _made(members, "modalities mis-paired", heads, rows, notes, [2 * i + 1 for i in reversed(range(len(mods)))])
 
 
-_MARKS = "↓ below, ↑ above the clean value: the 95% interval of the drop, over seeds and samples, excludes 0."
+def _draws(count: int) -> str:
+    return f"mean of {count} draws" if count > 1 else "one draw"
+
+
+_MARKS = (
+    "↓ below, ↑ above the clean value: the 95% interval of the drop, over seeds and samples, excludes 0 "
+    "(not corrected for the number of intervals)."
+)
 
 
 def _made(
@@ -157,29 +164,30 @@ def _entry(each: Robustness, result: Result | None, precision: int) -> Entry:
         return NONE
     low, high = result.drop.low, result.drop.high
     mark = "below" if low is not None and low > 0 else "above" if high is not None and high < 0 else ""
-    return _number(result.value, precision, METRICS[each.asked.metric].percent, mark)
+    return _number(result.value, precision, mark)
 
 
-def _number(found: Estimate | None, precision: int, percent: bool = True, mark: str = "") -> Entry:
+def _number(found: Estimate | None, precision: int, mark: str = "") -> Entry:
     if found is None or found.mean is None:
         return NONE
-    spread = "" if found.sd is None else number(found.sd, percent=percent, precision=precision)
-    return Entry(number(found.mean, percent=percent, precision=precision), spread, mark)
+    spread = "" if found.sd is None else number(found.sd, percent=True, precision=precision)
+    return Entry(number(found.mean, percent=True, precision=precision), spread, mark)
 
 
-def _interval(found: Estimate | None, each: Robustness | None, precision: int) -> Entry:
+def _interval(found: Estimate | None, precision: int) -> Entry:
     if found is None or found.low is None:
         return NONE
-    percent = each is None or METRICS[each.asked.metric].percent
-    ends = (number(end, percent=percent, precision=precision) for end in (found.low, found.high))
+    ends = (number(end, percent=True, precision=precision) for end in (found.low, found.high))
     return Entry(f"[{', '.join(ends)}]")
 
 
-def _curve(curve: Curve | None, precision: int) -> list[Entry]:
+def _curve(curve: Curve | None, is_base: bool, precision: int) -> list[Entry]:
     if curve is None:
         return [NONE] * 4
-    found = [_number(each, precision) for each in (curve.relative, curve.retained, curve.effective)]
-    return [*found, _interval(curve.effective, None, precision)]
+    found = [_number(each, precision) for each in (curve.relative, curve.retained)]
+    if is_base:
+        return [*found, NONE, NONE]
+    return [*found, _number(curve.effective, precision), _interval(curve.effective, precision)]
 
 
 def _unit(members: Sequence[Robustness]) -> str:
@@ -221,7 +229,7 @@ def _warnings(members: Sequence[Robustness]) -> Iterator[str]:
 def document(found: Sequence[Robustness]) -> dict[str, Any]:
     """Everything as plain data: fractions instead of percent, values of each seed, None for unknown."""
     asked = asdict(found[0].asked) if found else {}
-    asked.pop("device", None)
+    asked = {"absent" if key == "way" else key: value for key, value in asked.items() if key != "device"}
     return {"schema": SCHEMA, "report": "robustness", **asked, "runs": [_run_document(each) for each in found]}
 
 

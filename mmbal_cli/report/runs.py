@@ -249,7 +249,10 @@ def find_runs(names: Sequence[Path], root: Path) -> list[Path]:
     folders = [_find_run(name, root, known) for name in names if not name.is_file()]
     if not folders:
         raise CacheError(f"{names[0]} is a file, not a run folder.", nearest(names[0].name, _names(known)))
-    return list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
+    first: dict[Path, Path] = {}
+    for folder in folders:
+        first.setdefault(folder.resolve(), folder)
+    return list(first.values())
 
 
 def _find_run(name: Path, root: Path, known: list[Path]) -> Path:

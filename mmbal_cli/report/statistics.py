@@ -10,8 +10,8 @@ would count the interaction three times.) A component estimated below 0 is taken
 larger of V_seed and V_sample.
 
 One set of draws serves everything: a draw reweights the seeds by independent normal numbers (S is too small to
-resample: two seeds would give three values) and resamples the samples; its deviation is scaled to V, and its
-normal quantile replaced by the t quantile with the degrees of freedom of V (Satterthwaite, Biometrics 2, 1946).
+resample: two seeds would give three values) and resamples the samples; its deviation is scaled to V, and its normal
+quantile replaced by the t quantile with the degrees of freedom of V (Satterthwaite, Biometrics Bulletin 2, 1946).
 
 A metric enters by its value and its first-order influence of every sample. That is exact for accuracy
 and NLL, which are means, and the infinitesimal jackknife (Efron, The Jackknife, 1982, ch. 6) for macro-F1, mAP and ECE.
@@ -205,6 +205,8 @@ def estimate_of(function: Callable[[NDArray], NDArray], parts: Sequence[Measured
     if np.isnan(values).any():
         return Estimate(mean, found.sd, len(common))
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return Estimate(mean, found.sd, len(common))
     return Estimate(mean, found.sd, len(common), float(low), float(high), _over(common))
 
 

@@ -9,6 +9,7 @@ differences are paired over samples and seeds. Conditions that draw (noise, mis-
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Literal
@@ -97,6 +98,19 @@ def change_of(condition: Condition, mods: Sequence[str], asked: Asked, draw: int
     return mispaired(condition.mods, draw)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for products on the CPU, as in training: threads that wait for each other slow narrow ones down."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def stressed(run: Run, opened: Opened, split: str, asked: Asked, saved: Mapping[int, Predictions]) -> Measurements:
     """Predict `split` under all conditions. MmbalError where not even the clean inputs can be predicted."""
     clean = fresh(opened, split)
@@ -106,6 +120,9 @@ def stressed(run: Run, opened: Opened, split: str, asked: Asked, saved: Mapping[
     found = Measurements(opened.mods, len(first.labels), value, flaws=flaws, differs=_differing(clean, saved))
     for condition in conditions(opened.mods, asked):
         draws, where = [], f"{condition.kind} {'+'.join(condition.mods)}"
+        if condition.kind == "mispaired" and min(first.present[m].sum() for m in condition.mods) < 2:
+            found.refused[condition] = f"fewer than two samples have {condition.mods[0]}"
+            continue
         try:
             for draw in range(condition.draws):
                 made = fresh(opened, split, change_of(condition, opened.mods, asked, draw))

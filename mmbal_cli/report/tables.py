@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -16,6 +17,7 @@ GAP = 2  # columns of white between two table columns
 MARKS = {"best": "*", "tied": "≈", "below": "↓", "above": "↑"}
 STYLES = {"best": "bold green", "tied": "green", "below": "red", "above": "green"}
 WIDEST_NOTE = 120
+BREAK = re.compile(r"(?<=[^\w(\[{\\])(?=\S)|(?<=_)|(?=[(\[{])")  # behind a space or sign, before a bracket
 TEXT_WIDTH, SHORTEST_TEXT = 16, 12  # a text column keeps 16 columns (or half of the terminal) while others can go
 
 
@@ -167,6 +169,8 @@ def _table(sheet: Sheet, shown: dict[int, int]) -> Table:
         if i >= sheet.left:
             for text in (*lines, *texts):
                 text.pad_left(width - text.cell_len)
+        else:
+            texts = [Text(_folded(text.plain, width), style=text.style) for text in texts]
         head = Text("\n").join(lines)
         table.add_column(head, overflow="fold", header_style="bold", no_wrap=i >= sheet.left, max_width=width)
         aligned.append(texts)
@@ -175,6 +179,18 @@ def _table(sheet: Sheet, shown: dict[int, int]) -> Table:
             table.add_section()
         table.add_row(*entries)
     return table
+
+
+def _folded(text: str, width: int) -> str:
+    """`text` in lines of at most `width`, broken behind a space or sign rather than inside a word."""
+    if cell_len(text) <= width:
+        return text
+    lines = [""]
+    for word in filter(None, BREAK.split(text)):
+        if lines[-1] and cell_len(lines[-1] + word.rstrip()) > width:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _heads(sheet: Sheet) -> list[list[str]]:

@@ -49,9 +49,42 @@ def _open(path: Path, *flags: str) -> Opened:
     return Opened(done.stdout, done.stderr)
 
 
-def dump_dom(path: Path, width: int = 1200, height: int = 900) -> Opened:
+def dump_dom(path: Path, *flags: str) -> Opened:
     """The document as the browser has it after loading."""
-    return _open(path, f"--window-size={width},{height}", "--dump-dom")
+    return _open(path, "--window-size=1200,900", "--dump-dom", *flags)
+
+
+PROBE = """<script>window.onload=()=>{
+const inside=e=>{for(let p=e.parentElement;p;p=p.parentElement)
+if(['auto','hidden','scroll'].includes(getComputedStyle(p).overflowX))return true;return false};
+const wide=[...document.querySelectorAll('body *')].filter(
+e=>e.getBoundingClientRect().right>innerWidth+1&&!inside(e)).map(e=>e.tagName+'.'+e.className);
+parent.postMessage({wide:wide.join(' '),scroll:document.documentElement.scrollWidth,window:innerWidth},'*')}</script>"""
+FRAME = """<!DOCTYPE html><body><script>onmessage=e=>{for(const k in e.data)document.body.dataset[k]=e.data[k]}</script>
+<iframe src="{name}" width="{width}" height="900" style="border:0"></iframe>"""
+
+
+@dataclass(frozen=True)
+class Width:
+    """A page in a window: the window's width, that of its document, and the elements that stick out of it."""
+
+    window: int
+    document: int
+    outside: str
+
+
+def measure(path: Path, folder: Path, width: int) -> Width:
+    """Measure a copy of the page without its policy, made in `folder`, in a frame of this width.
+
+    The frame is there because a headless window is never narrower than 500 pixels.
+    """
+    text = re.sub(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "", path.read_text(encoding="utf-8"))
+    (folder / "probe.html").write_text(text.replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
+    frame = folder / "frame.html"
+    frame.write_text(FRAME.replace("{name}", "probe.html").replace("{width}", str(width)), encoding="utf-8")
+    body = re.search(r"<body[^>]*>", dump_dom(frame, "--virtual-time-budget=20000").out)
+    found = dict(re.findall(r'data-(\w+)="([^"]*)"', body[0] if body else ""))
+    return Width(int(found["window"]), int(found["scroll"]), found["wide"])
 
 
 def screenshot(path: Path, png: Path, width: int = 1200, height: int = 900, *, dark: bool = False) -> Opened:

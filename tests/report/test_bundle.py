@@ -21,7 +21,6 @@ from mmbal_cli.report.bundle import INDEX, TIME, pack, without_paths
 from mmbal_cli.report.replay import (
     BITWISE,
     DIFFERENT,
-    SPREADS,
     WITHIN,
     Tolerance,
     document,
@@ -341,13 +340,23 @@ def answering(*hits: int, N: int = 100) -> list[Predictions]:
 
 def test_tolerance_is_taken_from_the_spread_of_the_bundled_seeds() -> None:
     found = tolerance_of(answering(60, 62, 64, 66), 4)
-    assert found.seed == pytest.approx(SPREADS * np.std([0.60, 0.62, 0.64, 0.66], ddof=1))
+    assert found.seed == pytest.approx(2 * np.sqrt(2) * np.std([0.60, 0.62, 0.64, 0.66], ddof=1))
     assert found.mean == pytest.approx(found.seed / 2)
-    assert found.agreement == pytest.approx(0.94 - SPREADS * np.sqrt(0.94 * 0.06 / 100))  # seeds 1 and 4 agree least
+    assert found.agreement == pytest.approx(0.94 - 2 * np.sqrt(2 * 0.94 * 0.06 / 100))  # seeds 1 and 4 agree least
     assert tolerance_of(answering(50, 50), 2) == Tolerance(1 / 100, 1 / 100, 1.0)  # never less than one sample
     one = tolerance_of(answering(80), 1)
-    assert one.seed == pytest.approx(SPREADS * 0.04)  # sqrt(.8 * .2 / 100): the test set's own noise
-    assert one.agreement == pytest.approx(0.8 - SPREADS * 0.04)
+    assert one.seed == pytest.approx(2 * np.sqrt(0.2 / 100))
+    assert one.agreement == pytest.approx(0.8 - 2 * np.sqrt(2 * 0.8 * 0.2 / 100))
+
+
+def test_seeds_that_agree_in_accuracy_by_luck_leave_room_for_the_answers_that_differ() -> None:
+    first, second = answering(50, 50)
+    second.probs[:] = second.probs[::-1]  # as accurate, on the other half of the samples
+    assert tolerance_of([first, second], 2).seed == pytest.approx(2 * np.sqrt(1.0 / 100))
+    assert tolerance_of([first, second], 2).agreement == 0.0
+
+
+def test_no_prediction_leaves_no_room() -> None:
     assert tolerance_of([], 0) == Tolerance(0.0, 0.0, 1.0)
 
 

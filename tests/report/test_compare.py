@@ -184,7 +184,7 @@ def test_runs_without_a_finished_seed_are_shown_as_such(tmp_path: Path) -> None:
     found = comparison(tmp_path)
     (block,) = found.blocks
     assert block.rows[-1].label == "pmr"
-    assert [entry.text for entry in sheets(found)[0].rows[-1]] == ["pmr", "0", "–", "–", "–"]
+    assert [entry.text for entry in sheets(found)[0].rows[-1]] == ["pmr", "0", "–", "–", "–", "–"]
     assert "No finished seed yet: pmr." in notes(found)
     assert found.complete
 

@@ -88,3 +88,19 @@ def test_where_nothing_is_published_it_says_so(tmp_path: Path, inside: Inside) -
     done = inside("compare", "--with-literature", cwd=tmp_path)
     assert "No published figures for own; there are some for balanced-av, cremad" in done.stderr
     assert "Published" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("format", "head", "figure"),
+    [
+        ("table", "Published figures, not comparable", "90.06 ± 1.09"),
+        ("md", "**Published figures, not comparable", "| 90.06 ± 1.09 |"),
+        ("latex", "\\textbf{Published figures, not comparable", "90.06 $\\pm$ 1.09"),
+        ("html", '<p class="caution" role="note">Published figures, not comparable', "90.06<span"),
+    ],
+)
+def test_every_format_names_the_protocol(tmp_path: Path, inside: Inside, format: str, head: str, figure: str) -> None:
+    write_run(tmp_path / "runs", "concat", {"audio": 2.0, "video": 1.0}, dataset="cremad")
+    shown = inside("compare", "--with-literature", "-f", format, cwd=tmp_path).stdout
+    assert shown.count(head) == 2
+    assert figure in shown

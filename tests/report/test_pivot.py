@@ -102,8 +102,8 @@ def test_every_way_to_turn_it_shows_the_same_figures(two: Comparison, turn: int)
         shown = {key: text for key, text in cells(sheet).items() if text != "–"}
         place = [AXES.index(axis) for axis in order]
         expected = {}
-        for key, text in truth.items():
-            names = [f"seed {key[i]}" if AXES[i] == "seed" and n > 1 else key[i] for n, i in enumerate(place)]
+        for known, text in truth.items():
+            names = [f"seed {known[i]}" if AXES[i] == "seed" and n > 1 else known[i] for n, i in enumerate(place)]
             expected[names[0], names[1], f"{names[2]} {names[3]}"] = text
         assert shown == expected, order
 

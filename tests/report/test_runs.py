@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from mmbal_cli.errors import CacheError
-from mmbal_cli.report.runs import as_predictions, find_runs, read_records, read_run
+from mmbal_cli.report.runs import as_predictions, find_runs, read_records, read_run, read_runs
 from tests.kit.runs import CLASSES, predictions, write_predictions, write_run, write_study
 
 STRENGTHS = {"audio": 1.5, "video": 0.5}
@@ -152,6 +154,74 @@ def test_missing_torn_and_repeating_prediction_files_are_refused(tmp_path: Path)
         read_run(folder).collect("test")
 
 
+def test_seeds_share_the_ids_and_order_of_the_same_samples(tmp_path: Path) -> None:
+    """Whether ids are listed in order or not, and in whichever order: rows of all runs line up."""
+    ids = [f"clip-{i:04d}" for i in range(120)]
+    plain = read_run(write_run(tmp_path, "arl", STRENGTHS, seeds=(1, 2))).collect("test")[0]
+    assert plain[1].ids is plain[2].ids
+    with pytest.raises(ValueError, match="read-only"):
+        plain[1].ids[0] = "x"
+    folder = write_run(tmp_path, "ogm", STRENGTHS, seeds=(1, 2))
+    order = np.arange(120)[::-1]
+    for seed in (1, 2):
+        arrays = predictions(seed, STRENGTHS, name="arl")
+        turned = {k: v[order] for k, v in arrays.items()}
+        write_predictions(folder / f"seed-{seed}", "test", turned, [ids[i] for i in order])
+    again = read_run(folder).collect("test")[0]
+    fresh = as_predictions(predictions(1, STRENGTHS, name="arl"), ids, CLASSES)
+    for each in (again[1], again[2], fresh):
+        assert each.samples() == plain[1].samples()
+        assert each.ids.tolist() == ids
+    assert np.array_equal(again[2].probs, plain[2].probs)
+    labels = np.roll(plain[1].labels, 1)
+    assert replace(plain[1], labels=labels).samples() != plain[1].samples()
+    assert replace(plain[1], named="").samples() == plain[1].samples()
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (None, "it has no sample ids"),
+        ("7", "not a list of texts"),
+        ("[1, 2]", "not a list of texts"),
+        ("[", "cannot be"),
+    ],
+)
+def test_damaged_ids_are_refused(tmp_path: Path, ids: str | None, message: str) -> None:
+    folder = write_run(tmp_path, "arl", STRENGTHS, seeds=(1,))
+    arrays = {key: np.ascontiguousarray(array) for key, array in predictions(1, STRENGTHS).items()}
+    save_file(arrays, folder / "seed-1" / "predictions-test.safetensors", {} if ids is None else {"ids": ids})
+    with pytest.raises(CacheError, match=message):
+        read_run(folder).collect("test")
+
+
+def test_a_missing_array_is_named(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "arl", STRENGTHS, seeds=(1,))
+    arrays = predictions(1, STRENGTHS)
+    del arrays["labels"]
+    save_file(
+        arrays, folder / "seed-1" / "predictions-test.safetensors", {"ids": json.dumps(list(map(str, range(120))))}
+    )
+    with pytest.raises(CacheError, match="it has no 'labels'"):
+        read_run(folder).collect("test")
+
+
+def test_readable_runs_are_kept_and_the_others_named(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    later, torn = study["arl"], study["concat"]
+    (later / "run.json").write_text('{"schema": 9, "moved": []}')
+    (torn / "seed-2" / "done.json").write_text("{")
+    runs, unreadable = read_runs(find_runs([], tmp_path))
+    assert (len(runs), list(unreadable)) == (5, [later.name, torn.name])
+    assert "schema 9" in unreadable[later.name]
+    assert "done.json is damaged" in unreadable[torn.name]
+    with pytest.raises(CacheError, match="schema 9"):
+        read_runs([later])
+    with pytest.raises(CacheError, match=f"None of the 2 runs can be read. The first, {later.name}: .*schema 9"):
+        read_runs([later, torn])
+    assert read_runs([]) == ([], {})
+
+
 def test_runs_are_found_by_path_by_name_and_all(tmp_path: Path) -> None:
     study = write_study(tmp_path)
     assert find_runs([], tmp_path) == sorted(study.values())
@@ -159,6 +229,8 @@ def test_runs_are_found_by_path_by_name_and_all(tmp_path: Path) -> None:
     paths = [*sorted(tmp_path.glob("*")), study["arl"]]  # as a shell expands runs/*
     assert sorted(find_runs(paths, tmp_path)) == sorted(study.values())
     assert find_runs([Path(study["arl"].name)], tmp_path) == [study["arl"]]
+    twice = [study["arl"], study["concat"], tmp_path / ".." / tmp_path.name / study["arl"].name]
+    assert find_runs(twice, tmp_path) == [study["arl"], study["concat"]]
 
 
 def test_what_is_no_run_is_named_with_the_nearest_one(tmp_path: Path) -> None:

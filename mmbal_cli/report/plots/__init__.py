@@ -15,8 +15,17 @@ from mmbal_cli.report.plots.study import Gathered, Options, gather
 from mmbal_cli.report.runs import Run
 
 __all__ = [
-    *("FORMATS", "KINDS", "Gathered", "Options", "Picture"),
-    *("draw", "draw_gathered", "gather", "render", "save", "svg"),
+    "FORMATS",
+    "KINDS",
+    "Gathered",
+    "Options",
+    "Picture",
+    "draw",
+    "draw_gathered",
+    "gather",
+    "render",
+    "save",
+    "svg",
 ]
 
 KINDS = {

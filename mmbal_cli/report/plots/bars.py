@@ -16,7 +16,7 @@ from mmbal_cli.report.metrics import METRICS
 from mmbal_cli.report.plots import style
 from mmbal_cli.report.plots.dynamics import look_of
 from mmbal_cli.report.plots.picture import Picture
-from mmbal_cli.report.plots.study import FUSED, Entrant, Group, Options, capital, caption, seeds_note, title_of
+from mmbal_cli.report.plots.study import FUSED, Entrant, Group, Options, capital, caption, listed, seeds_note, title_of
 from mmbal_cli.report.statistics import Estimate, Measured, estimates, influence
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def pictures(group: Group, options: Options) -> list[Picture]:
         f"Whiskers: 95% bootstrap intervals over {' or over '.join(sorted(over))}." if over else "No interval.",
         "One seed: the interval says nothing about other seeds." if "samples" in over else "",
         seeds_note(entrants),
-        f"No finished seed: {', '.join(without)}." if without else "",
+        f"No finished seed: {listed(without)}." if without else "",
     ]
     figure_ = figure([each.label for each in entrants], panels, group.modalities, options)
     title = f"{capital(METRICS[options.metric].title)} of every method, {group.where}, {group.split}"
@@ -128,7 +128,7 @@ def _draw(axes: Axes, panel: Bars, labels: Sequence[str], modalities: Sequence[s
         axes.text(1.0, at, text, transform=axes.get_yaxis_transform(), va="center", ha="right", fontsize=style.TINY)
     for modality, mean in panel.lines.items():
         line, dash = look_of(modality, modalities)
-        axes.axvline(mean, color=line, linestyle=dash, linewidth=1.0, zorder=3)  # type: ignore[arg-type]
+        axes.axvline(mean, color=line, linestyle=dash, linewidth=1.0, zorder=3)
     axes.set_xlim(0, top * (1.32 if panel.modality else 1.2))
     axes.set_yticks(places, labels)
     axes.tick_params(axis="y", length=0)
@@ -147,5 +147,5 @@ def _legend(picture: Figure, panels: Sequence[Bars], modalities: Sequence[str]) 
     names = list(dict.fromkeys(m for panel in panels for m in panel.lines))
     names.sort(key=list(modalities).index)
     looks = [look_of(name, modalities) for name in names]
-    handles = [Line2D([], [], color=colour, linestyle=dash) for colour, dash in looks]  # type: ignore[arg-type]
+    handles = [Line2D([], [], color=colour, linestyle=dash) for colour, dash in looks]
     style.legend(picture, handles, style.all_shown([f"unimodal {name}" for name in names]))

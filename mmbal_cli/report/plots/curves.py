@@ -1,4 +1,4 @@
-"""A recorded column over epochs, several runs in one picture: overlaid while they can be told apart, else side by side."""
+"""A recorded column over epochs, several runs in one picture: overlaid while they can be told apart, else apart."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mmbal_cli.errors import UsageError, nearest
 from mmbal_cli.report.plots import style
 from mmbal_cli.report.plots.picture import Picture
 from mmbal_cli.report.plots.placing import spread
-from mmbal_cli.report.plots.series import Phase, Recorded, Series, band_note, band_of, recorded, selected
-from mmbal_cli.report.plots.study import Entrant, Group, Options, capital, caption, seeds_note
+from mmbal_cli.report.plots.series import Recorded, Series, band_note, band_of, phases_note, recorded, selected
+from mmbal_cli.report.plots.study import Entrant, Group, Options, capital, caption, listed, seeds_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,14 +42,13 @@ def pictures(group: Group, options: Options) -> list[Picture]:
     kind = band_of([curve.series for curve in curves])
     drawn = {curve.label for curve in curves}
     without = [each.label for each in group.entrants if each.label not in drawn]
-    several = [f"{c.label}: {phase_names(c.series.phases)}" for c in curves if len(c.series.phases) > 1]
     parts = [
         f"{capital(_axis_title(options.column))} over epochs on {group.where}.",
         seeds_note([each for each in group.entrants if each.label in drawn]),
         band_note(kind, any(len(curve.series.values) == 1 for curve in curves)),
         "Open circles: the epochs that selection kept, one a seed." if any(curve.kept for curve in curves) else "",
-        f"Dotted lines: a new phase ({'; '.join(several)})." if several else "",
-        f"Not recorded: {', '.join(without)}." if without else "",
+        phases_note({curve.label: curve.series.phases for curve in curves}),
+        f"Not recorded: {listed(without)}." if without else "",
         *(note for each in read for note in each.notes),
     ]
     name = f"curves-{group.name}"
@@ -106,7 +105,7 @@ def _beside(curves: Sequence[Curve], options: Options, kind: str) -> Figure:
         draw_series(axes, curve.series, style.COLOURS[0], kind, width=1.3)
         _mark_kept(axes, curve, style.COLOURS[0], 3.2)
         _mark_phases(axes, curve.series, style.GREY)
-        axes.set_title(style.shown(curve.label, 26), fontsize=style.SMALL)
+        axes.set_title(style.shown(curve.label, 24), fontsize=style.TINY)
         axes.grid(axis="y")
         if i >= len(curves) - columns:
             axes.tick_params(labelbottom=True)
@@ -118,15 +117,14 @@ def _beside(curves: Sequence[Curve], options: Options, kind: str) -> Figure:
     return picture
 
 
-def draw_series(
-    axes: Axes, series: Series, colour: str, kind: str, *, dash: object = "-", width: float = 1.2, label: str = ""
-) -> None:
+def draw_series(axes: Axes, series: Series, colour: str, kind: str, *, dash: object = "-", width: float = 1.2) -> None:
     """Mean and band of one series, phase by phase. A value that stands alone is a dot."""
     mean = series.mean
     for piece in series.pieces():
         x, y = series.epochs[piece], mean[piece]
-        lonely = np.isfinite(y).sum() == 1
-        axes.plot(x, y, color=colour, linestyle=dash, linewidth=width, marker="." if lonely else "", gid=label or None)
+        known = np.pad(np.isfinite(y), 1)
+        lonely = list(np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:]))  # a line through one point is nothing
+        axes.plot(x, y, color=colour, linestyle=dash, linewidth=width, marker=".", markevery=lonely)
         if kind and len(series.values) > 1:
             low, high = series.band(kind)
             axes.fill_between(x, low[piece], high[piece], color=colour, alpha=0.16, linewidth=0)
@@ -159,6 +157,8 @@ def _mark_phases(axes: Axes, series: Series, colour: str, line: int | None = Non
 
 def _finish(axes: Axes, curves: Sequence[Curve], column: str) -> None:
     """Axes that hold every mean; a wide band at the start must not press the curves together."""
+    from matplotlib.ticker import MaxNLocator
+
     means = np.concatenate([curve.series.mean for curve in curves])
     means = means[np.isfinite(means)]
     margin = 0.06 * max(float(np.ptp(means)), 1e-3)
@@ -166,7 +166,7 @@ def _finish(axes: Axes, curves: Sequence[Curve], column: str) -> None:
     last = max(int(curve.series.epochs[-1]) for curve in curves)
     first = min(int(curve.series.epochs[0]) for curve in curves)
     axes.set_xlim(first - 0.02 * (last - first) - 0.3, last + 0.02 * (last - first) + 0.3)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if is_share(column):
         style.percent_axis(axes.yaxis)
 
@@ -184,11 +184,6 @@ def _axis_title(column: str) -> str:
     if split not in names or what not in known:
         return style.shown(column)
     return f"{names[split]} {known[what]}" + (f", {style.shown(modality)}" if modality else "")
-
-
-def phase_names(phases: Sequence[Phase]) -> str:
-    """Phases in words: "warm-up 1-10, train 11-60"."""
-    return ", ".join(f"{style.shown(phase.name)} {phase.first}-{phase.last}" for phase in phases)
 
 
 def _end(series: Series) -> tuple[float, float]:

@@ -15,10 +15,10 @@ import numpy as np
 
 from mmbal_cli.errors import UsageError
 from mmbal_cli.report.plots import style
-from mmbal_cli.report.plots.curves import draw_series, is_share, phase_names
+from mmbal_cli.report.plots.curves import draw_series, is_share
 from mmbal_cli.report.plots.picture import Picture
-from mmbal_cli.report.plots.series import Recorded, Series, band_note, band_of, recorded
-from mmbal_cli.report.plots.study import FUSED, Group, Options, caption, seeds_note
+from mmbal_cli.report.plots.series import Recorded, Series, band_note, band_of, phases_note, recorded
+from mmbal_cli.report.plots.study import FUSED, Group, Options, caption, listed, seeds_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,17 +79,19 @@ def pictures(group: Group, options: Options) -> list[Picture]:
     common, coefficients = _common(read), _coefficients(read, PANELS[options.width])
     if not common and not coefficients:
         raise UsageError(f"No run on {group.where} has records of its training.", "Expected records.jsonl of a seed.")
-    every = [s for row in (*common, *coefficients) for panel in row.panels for s in panel.lines.values()]
+    drawn = [panel for row in (*common, *coefficients) for panel in row.panels]
+    every = [series for panel in drawn for series in panel.lines.values()]
     kind = band_of(every)
-    phases = [f"{label}: {phase_names(own.phases)}" for label, own in read.items() if len(own.phases) > 1]
     having = {row.label for row in common} | {panel.owner for row in coefficients for panel in row.panels}
     without = [label for label in read if label not in having]
     tail = [
         seeds_note(group.entrants),
         band_note(kind, any(len(series.values) == 1 for series in every)),
-        "On logarithmic axes (values that span a factor of 30): smallest to largest seed." if kind == "t" else "",
-        f"Dotted lines: a new phase ({'; '.join(phases)})." if phases else "",
-        f"Not recorded: {', '.join(without)}." if without else "",
+        "On logarithmic axes (values that span a factor of 30) the band is smallest to largest seed."
+        if kind == "t" and any((panel.limits or _limits([panel]))[2] for panel in drawn if panel.lines)
+        else "",
+        phases_note({label: own.phases for label, own in read.items()}),
+        f"Not recorded: {listed(without)}." if without else "",
         *(note for own in read.values() for note in own.notes),
     ]
     shown = [
@@ -134,11 +136,11 @@ def figure(rows: Sequence[Row], modalities: Sequence[str], kind: str, options: O
             if i + 1 == len(rows):
                 axes.set_xlabel("epoch", fontsize=style.SMALL)
             if titled:
-                _above(axes, style.shown(panel.owner, 22), 9, fontsize=style.TINY, fontweight="bold")
-                _above(axes, panel.title, 2, fontsize=style.TINY, color=style.GREY)
+                style.above(axes, style.shown(panel.owner, 22), 9, fontsize=style.TINY, fontweight="bold")
+                style.above(axes, panel.title, 2, fontsize=style.TINY, color=style.GREY)
             elif i == 0:
-                _above(axes, panel.title, 13, fontsize=style.SMALL, color=style.GREY)
-        _above(grid[i, 0], row.label, 3, fontsize=style.SMALL, fontweight="bold")
+                style.above(axes, panel.title, 13, color=style.GREY)
+        style.above(grid[i, 0], row.label, 3, fontweight="bold")
     _legend(picture, modalities, [m for panel in drawn for m in panel.lines], coefficients=titled)
     return picture
 
@@ -178,11 +180,6 @@ def draw_panel(axes: Axes, panel: Panel, modalities: Sequence[str], kind: str, l
         style.percent_axis(axes.yaxis)
     for phase in next(iter(panel.lines.values())).phases[1:]:
         axes.axvline(phase.first - 0.5, color=style.GREY, linestyle=":", linewidth=0.7, zorder=1)
-
-
-def _above(axes: Axes, text: str, points: float, **looks: object) -> None:
-    axes.annotate(text, (0, 1), (0, points), xycoords="axes fraction", textcoords="offset points",
-                  annotation_clip=False, **looks)  # type: ignore[arg-type] # fmt: skip
 
 
 def _common(read: Mapping[str, Recorded]) -> list[Row]:
@@ -256,5 +253,5 @@ def _legend(picture: Figure, modalities: Sequence[str], drawn: Sequence[str], *,
     others = [] if all(m in modalities for m in drawn) else ["whole model" if coefficients else "fused"]
     names = [*others, *(m for m in modalities if m in drawn)]
     looks = [look_of("" if others and i == 0 else name, modalities) for i, name in enumerate(names)]
-    handles = [Line2D([], [], color=colour, linestyle=dash) for colour, dash in looks]  # type: ignore[arg-type]
+    handles = [Line2D([], [], color=colour, linestyle=dash) for colour, dash in looks]
     style.legend(picture, handles, style.all_shown(names))

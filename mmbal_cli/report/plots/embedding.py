@@ -71,7 +71,7 @@ def pictures(group: Group, options: Options) -> list[Picture]:
         first = next(iter(refused.values()))
         repair = first.repair or "--cache FOLDER"
         raise CacheError(f"An embedding needs the prepared features: {first.found}", first.expected, repair)
-    parts = list(dict.fromkeys(part for part in (*group.modalities, CONCATENATED) if any(part in e.clouds for e in found)))
+    parts = [part for part in (*group.modalities, CONCATENATED) if any(part in each.clouds for each in found)]
     wide, classes = PANELS[options.width], group.facts.data.classes
     pages = [(found[i : i + ROWS], parts[j : j + wide])
              for i in range(0, len(found), ROWS) for j in range(0, len(parts), wide)]  # fmt: skip
@@ -114,6 +114,13 @@ def embedded(each: Entrant, options: Options) -> Embedded:
 
 def project(h: NDArray, projection: str) -> tuple[NDArray, tuple[float, float]]:
     """Features [n,D] in two dimensions [n,2], and the share of variance of each axis (NaN for t-SNE)."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    with threadpool_limits(1):  # threads that wait for each other on busy cores take a hundred times as long
+        return _projected(h, projection)
+
+
+def _projected(h: NDArray, projection: str) -> tuple[NDArray, tuple[float, float]]:
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
@@ -141,11 +148,9 @@ def figure(found: Sequence[Embedded], parts: Sequence[str], classes: Sequence[st
             axes = grid[i, j]
             _draw(axes, each.clouds.get(part), classes)
             if j == 0:
-                axes.annotate(each.label, (0, 1), (0, 3), xycoords="axes fraction", textcoords="offset points",
-                              fontsize=style.SMALL, fontweight="bold", annotation_clip=False)  # fmt: skip
+                style.above(axes, each.label, 3, fontweight="bold")
             if i == 0:
-                axes.annotate(style.shown(part, 20), (0, 1), (0, 13), xycoords="axes fraction", color=style.GREY,
-                              textcoords="offset points", fontsize=style.SMALL, annotation_clip=False)  # fmt: skip
+                style.above(axes, style.shown(part, 20), 13, color=style.GREY)
     _legend(picture, grid, classes)
     return picture
 
@@ -167,6 +172,7 @@ def _method(projection: str) -> str:
 
 
 def _draw(axes: Axes, cloud: Cloud | None, classes: Sequence[str]) -> None:
+    axes.set_box_aspect(1)
     if cloud is None or not len(cloud.points):
         style.empty(axes, "none")
         return
@@ -179,7 +185,6 @@ def _draw(axes: Axes, cloud: Cloud | None, classes: Sequence[str]) -> None:
     else:
         axes.scatter(cloud.points[:, 0], cloud.points[:, 1], s=size, c=cloud.labels, cmap="viridis", vmin=0,
                      vmax=len(classes) - 1, linewidths=0, alpha=0.75)  # fmt: skip
-    axes.set_box_aspect(1)
     axes.set_xticks([])
     axes.set_yticks([])
     if np.isfinite(cloud.shares[0]):
@@ -200,5 +205,5 @@ def _legend(picture: Figure, grid: NDArray, classes: Sequence[str]) -> None:
     scale = ScalarMappable(Normalize(0, len(classes) - 1), "viridis")
     bar = picture.colorbar(scale, ax=list(grid.flat), orientation="horizontal", fraction=0.03, aspect=60, pad=0.02)
     bar.set_ticks([0, len(classes) - 1], labels=style.all_shown([classes[0], classes[-1]], 24))
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.set_label(f"{len(classes)} classes in their order", fontsize=style.SMALL)

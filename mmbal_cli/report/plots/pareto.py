@@ -59,7 +59,7 @@ def pictures(group: Group, options: Options) -> list[Picture]:
         raise UsageError(f"No run on {group.where} has a finished seed with its training time.")
     fronts = [", ".join(label for label, on in zip(c.points, front(c), strict=True) if on) for c in clouds]
     parts = [
-        f"{capital(metric.title)} on {group.where}, {group.split}, against {' and '.join(cloud.x for cloud in clouds)}.",
+        f"{capital(metric.title)} on {group.where}, {group.split}, against {' and '.join(c.x for c in clouds)}.",
         "Cost: wall time of training, mean over seeds." if cost else "",
         f"Imbalance: {meaning}." if uneven else "",
         *(f"Front by {c.x}: {names}." for c, names in zip(clouds, fronts, strict=True)),
@@ -115,7 +115,7 @@ def front(cloud: Cloud) -> NDArray:
     points = np.array(list(cloud.points.values()), float).reshape(-1, 2) * [1.0, 1.0 if cloud.down else -1.0]
     no_worse = (points[:, None] <= points[None]).all(axis=-1)
     better = (points[:, None] < points[None]).any(axis=-1)
-    return ~(no_worse & better).any(axis=0)
+    return np.logical_not(np.any(no_worse & better, axis=0))
 
 
 def figure(clouds: Sequence[Cloud], hollow: set[str], options: Options) -> Figure:

@@ -29,10 +29,15 @@ class Picture:
     caption: str
     figure: Figure = field(repr=False, compare=False)
 
+    @property
+    def file(self) -> str:
+        """The name as a file name without suffix: letters, digits and dashes."""
+        return file_name(self.name)
+
 
 def file_name(text: str) -> str:
     """`text` as a part of a file name and of an XML id."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")[:60].lower() or "x"
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")[:80].lower() or "x"
 
 
 def render(picture: Picture, format: str, dpi: int = DPI) -> bytes:
@@ -60,7 +65,7 @@ def svg(picture: Picture) -> str:
     text = _svg(picture)
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    own = file_name(picture.name)
+    own = picture.file
     text = re.sub(r'\bid="([^"]+)"', rf'id="{own}-\1"', text)
     text = re.sub(r'\b((?:xlink:)?href)="#([^"]+)"', rf'\1="#{own}-\2"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{own}-\1)", text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 
 ANGLES = tuple(np.deg2rad([0, 180, 40, -40, 140, -140, 90, -90, 20, -20, 160, -160, 65, -65, 115, -115]))
 RADII = (5.0, 9.0, 14.0, 20.0, 28.0, 38.0, 50.0, 64.0)  # points
-NEAR = 9.0  # points from which on a thin line leads from a name to its point
+NEAR = 7.0  # points from which on a thin line leads from a name to its point
 
 
-def apart(wanted: Sequence[float], height: float) -> NDArray:
+def apart(wanted: Sequence[float] | NDArray, height: float) -> NDArray:
     """Positions near `wanted`, in the same order, at least `height` from each other (pool adjacent violators)."""
     order = np.argsort(np.asarray(wanted, float), kind="stable")
     pools: list[list[float]] = []  # sum of offsets, count: members of a pool stand `height` apart
@@ -38,7 +39,7 @@ def apart(wanted: Sequence[float], height: float) -> NDArray:
 
 def spread(axes: Axes, ends: Sequence[tuple[float, float]], labels: Sequence[str], colours: Sequence[str]) -> None:
     """Name lines at their ends (x, y in data): right of the axes, apart from each other, thin lines lead there."""
-    figure, size = axes.figure, style.SMALL
+    figure, size = style.figure_of(axes), style.SMALL
     texts = [
         axes.text(1.045, y, label, transform=axes.get_yaxis_transform(), color=colour, fontsize=size, va="center")
         for (_, y), label, colour in zip(ends, labels, colours, strict=True)
@@ -56,26 +57,26 @@ def spread(axes: Axes, ends: Sequence[tuple[float, float]], labels: Sequence[str
 
 
 def around(
-    axes: Axes, points: Sequence[tuple[float, float]], labels: Sequence[str], keep_off: Sequence[Sequence[float]] = ()
+    axes: Axes, points: Sequence[tuple[float, float]], labels: Sequence[str], keep_off: NDArray | None = None
 ) -> list[int]:
     """Name each point (data) at the first place around it that is free; returns those that found none.
 
     Greedy, crowded points last: nearest ring first, sides before corners. Names and the lines that lead to them keep
     off points, each other and the line through `keep_off` (data).
     """
-    figure = axes.figure
+    figure = style.figure_of(axes)
     figure.draw_without_rendering()
     scale = figure.dpi / 72
     pixels = axes.transData.transform(points)
     texts = [axes.annotate(label, point, (0, 0), textcoords="offset points", fontsize=style.TINY, color=style.INK)
              for label, point in zip(labels, points, strict=True)]  # fmt: skip
-    renderer = figure.canvas.get_renderer()
+    renderer = style.renderer_of(figure)
     frame = axes.get_window_extent(renderer)
     taken = [_square(p, 2.5 * scale) for p in pixels]
     own = len(taken)
-    if len(keep_off):
+    if keep_off is not None:
         corners = axes.transData.transform(keep_off)
-        for start, end in zip(corners[:-1], corners[1:], strict=True):
+        for start, end in pairwise(corners):
             taken += _along(start, end, scale)
     distance = np.linalg.norm(pixels[:, None] - pixels[None], axis=-1)
     lost = []
@@ -128,11 +129,12 @@ def _hits(box: NDArray, others: NDArray) -> bool:
 
 
 def _put(axes: Axes, text: Annotation, point: NDArray, box: NDArray, scale: float, *, line: bool) -> None:
-    side = -1 if box[2] <= point[0] else 1 if box[0] >= point[0] else 0
-    anchor = {-1: box[2], 0: (box[0] + box[2]) / 2, 1: box[0]}[side]
+    anchor, side = (box[0] + box[2]) / 2, "center"
+    if box[2] <= point[0] or box[0] >= point[0]:
+        anchor, side = (box[2], "right") if box[2] <= point[0] else (box[0], "left")
     text.set_position(((anchor - point[0]) / scale, (box[1] - point[1]) / scale))
-    text.set_ha({-1: "right", 0: "center", 1: "left"}[side])
-    text.set_va("bottom")
+    text.set(horizontalalignment=side)
+    text.set_verticalalignment("bottom")
     text.set_in_layout(False)
     if line:
         ends = axes.transData.inverted().transform([point, np.clip(point, box[:2], box[2:])])

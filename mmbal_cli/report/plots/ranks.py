@@ -18,7 +18,7 @@ from mmbal_cli.errors import UsageError
 from mmbal_cli.report.metrics import METRICS
 from mmbal_cli.report.plots import style
 from mmbal_cli.report.plots.picture import Picture
-from mmbal_cli.report.plots.study import Group, Options, caption
+from mmbal_cli.report.plots.study import Group, Options, caption, listed, seeds_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +67,7 @@ def pictures_of_all(groups: Sequence[Group], options: Options) -> list[Picture]:
     over = {group.facts.dataset: _means(group, options.metric) for group in main}
     shared = set.intersection(*(set(scores) for scores in over.values())) if over else set()
     if len(over) >= FEWEST_BLOCKS and len(shared) >= FEWEST_METHODS:
-        return [_over_sets(main, over, options)]
+        return [_over_sets(main, over, options, [group for group in groups if group.number])]
     made, refused = [], []
     for group in main:
         scores = _seeds(group, options.metric)
@@ -114,14 +114,16 @@ def _seeds(group: Group, metric: str) -> dict[str, dict[str, float]]:
     return {f"seed {seed}": {label: own[seed] for label, own in finite.items()} for seed in common}
 
 
-def _over_sets(groups: Sequence[Group], over: Scores, options: Options) -> Picture:
+def _over_sets(groups: Sequence[Group], over: Scores, options: Options, other: Sequence[Group]) -> Picture:
     result = ranking(over, larger_is_better=METRICS[options.metric].larger_is_better)
     left = sorted({label for own in over.values() for label in own} - set(result.labels))
     parts = [
         f"Mean ranks by {METRICS[options.metric].title} ({groups[0].split}, mean over seeds) "
         f"over {len(over)} data sets ({', '.join(over)}).",
         _tests(result),
-        f"Not on every data set, left out: {', '.join(left)}." if left else "",
+        f"Not on every data set, left out: {listed(left)}." if left else "",
+        *(f"On {group.where}: {seeds_note([e for e in group.entrants if e.good])}" for group in groups),
+        *(f"Not comparable, left out: {len(g.entrants)} runs on {g.where} ({g.apart})." for g in other),
     ]
     title = f"Mean ranks over {len(over)} data sets"
     return Picture("critical-difference", title, " ".join(filter(None, parts)), figure(result, options))
@@ -137,8 +139,8 @@ def _over_seeds(group: Group, scores: Scores, options: Options) -> Picture:
         f"common seeds ({seeds}).",
         "One data set: the ranks speak of training again on it, not of other data sets or other samples.",
         _tests(result),
-        f"Failed: {', '.join(failed)}." if failed else "",
-        f"No finished seed: {', '.join(idle)}." if idle else "",
+        f"Failed: {listed(failed)}." if failed else "",
+        f"No finished seed: {listed(idle)}." if idle else "",
     ]
     title = f"Mean ranks over seeds, {group.where}"
     return Picture(f"critical-difference-{group.name}", title, caption(parts, group), figure(result, options))
@@ -187,7 +189,9 @@ def _levels(result: Ranking) -> list[int]:
     ends: list[float] = []
     levels = []
     for first, last in result.cliques():
-        free = next((i for i, end in enumerate(ends) if end < result.ranks[first] - 0.02 * len(result.ranks)), len(ends))
+        free = next(
+            (i for i, end in enumerate(ends) if end < result.ranks[first] - 0.02 * len(result.ranks)), len(ends)
+        )
         ends[free : free + 1] = [result.ranks[last]]
         levels.append(free)
     return levels

@@ -60,10 +60,16 @@ def pictures(group: Group, options: Options) -> list[Picture]:
         several = len(pages) > 1
         sentences = [
             f"Reliability on {group.where}, {group.split}" + (f" (part {number} of {len(pages)})." if several else "."),
-            f"Accuracy against confidence in {options.bins} bins of equal mass; points: mean over seeds, vertical lines: "
-            "smallest to largest seed; under the dotted line: over-confident.",
+            f"Accuracy against confidence in {options.bins} bins of equal mass"
+            + (
+                "; points: mean over seeds, vertical lines: smallest to largest seed"
+                if any(len(each.good) > 1 for each in some)
+                else ""
+            )
+            + "; under the dotted line: over-confident.",
             "A modality: softmax of its own logits, on the samples that have it.",
-            f"ECE: mean ± sample standard deviation over seeds, {ECE_BINS} bins. Below: share of samples.",
+            f"ECE: mean ± sample standard deviation (divisor n − 1) over seeds, in percent, {ECE_BINS} bins. "
+            "Below: share of samples.",
             seeds_note(some),
         ]
         name = f"reliability-{group.name}" + (f"-part-{number}" if several else "")
@@ -100,19 +106,18 @@ def figure(entrants: Sequence[Entrant], parts: Sequence[str], modalities: Sequen
             found = diagram(each, modality, options.bins)
             _draw(upper, lower, found, look_of(modality, modalities)[0])
             if j == 0:
-                upper.annotate(each.label, (0, 1), (0, 3), xycoords="axes fraction", textcoords="offset points",
-                               fontsize=style.SMALL, fontweight="bold", annotation_clip=False)  # fmt: skip
+                style.above(upper, each.label, 3, fontweight="bold")
                 upper.set_ylabel("accuracy (%)", fontsize=style.SMALL)
             if i == 0:
-                upper.annotate(modality and style.shown(modality, 20) or "fused", (0, 1), (0, 13), color=style.GREY,
-                               xycoords="axes fraction", textcoords="offset points", fontsize=style.SMALL,
-                               annotation_clip=False)  # fmt: skip
+                style.above(upper, style.shown(modality or "fused", 20), 13, color=style.GREY)
             if i == rows - 1 or found is None:
                 lower.set_xlabel("confidence (%)" if found else "", fontsize=style.SMALL)
     return picture
 
 
 def _draw(upper: Axes, lower: Axes, found: Diagram | None, colour: str) -> None:
+    upper.set_box_aspect(1)
+    lower.set_box_aspect(0.16)
     if found is None:
         style.empty(upper, "none")
         lower.set_axis_off()
@@ -128,7 +133,6 @@ def _draw(upper: Axes, lower: Axes, found: Diagram | None, colour: str) -> None:
         upper.text(*at, text, transform=upper.transAxes, va=vertical, ha=side, fontsize=style.TINY)
     upper.set_xlim(0, 1)
     upper.set_ylim(0, 1.02)
-    upper.set_box_aspect(1)
     upper.set_xticks([0, 0.5, 1])
     upper.set_yticks([0, 0.5, 1])
     upper.tick_params(labelbottom=False, labelsize=style.TINY)
@@ -137,6 +141,5 @@ def _draw(upper: Axes, lower: Axes, found: Diagram | None, colour: str) -> None:
     lower.set_ylim(0, max(found.share.max(), 1e-9) * 1.05)
     lower.set_yticks([])
     lower.spines["left"].set_visible(False)
-    lower.set_box_aspect(0.16)
     lower.tick_params(labelsize=style.TINY, labelbottom=True)
     style.percent_axis(lower.xaxis)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmbal_cli.errors import CacheError
-from mmbal_cli.report.plots.study import Entrant
+from mmbal_cli.report.plots.study import Entrant, listed
+from mmbal_cli.report.plots.style import shown
 
 LEVEL = 0.95
 FEWEST = 3  # seeds for a t interval; with two its factor is 12.7
@@ -59,8 +60,9 @@ class Series:
 
         mean = self.mean
         squares = np.where(finite, (self.values - mean) ** 2, 0.0).sum(axis=0)
-        half = t.ppf((1 + LEVEL) / 2, np.maximum(count - 1, 1)) * np.sqrt(squares / np.maximum(count - 1, 1))
-        half = np.where(count > 1, half / np.sqrt(np.maximum(count, 1)), np.nan)
+        freedom = np.maximum(count - 1, 1)
+        error = (squares / (freedom * np.maximum(count, 1))) ** 0.5
+        half = np.where(count > 1, t.ppf((1 + LEVEL) / 2, freedom) * error, np.nan)
         return mean - half, mean + half
 
 
@@ -136,6 +138,17 @@ def selected(entrant: Entrant, modality: str = "") -> dict[int, int]:
     return found
 
 
+def phases_note(phases: Mapping[str, Sequence[Phase]]) -> str:
+    """A sentence with the phases of the runs {label: phases} that have several."""
+    plans: dict[str, list[str]] = {}
+    for label, own in phases.items():
+        if len(own) > 1:
+            names = ", ".join(f"{shown(phase.name)} {phase.first}-{phase.last}" for phase in own)
+            plans.setdefault(names, []).append(label)
+    texts = [f"{listed(labels, 3)}: {names}" for names, labels in plans.items()]
+    return f"Dotted lines: a new phase ({'; '.join(texts[:12])})." if texts else ""
+
+
 def band_of(series: Sequence[Series | None]) -> str:
     """The kind of band for curves that stand beside each other: "t", "range", or "" for one seed each."""
     seeds = [len(each.values) for each in series if each is not None]
@@ -165,5 +178,5 @@ def _phases(records: Mapping[int, Mapping[str, Any]]) -> tuple[Phase, ...]:
     return tuple(phases)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -152,6 +152,12 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Names with commas; of very many the first ones and how many more."""
+    more = len(names) - most
+    return ", ".join(names if more <= 1 else names[:most]) + (f" and {more} more" if more > 1 else "")
+
+
 def seeds_note(entrants: Sequence[Entrant]) -> str:
     """How many seeds are behind each mean, and which ones failed."""
     counts = {each.label: len(each.good) for each in entrants}
@@ -161,9 +167,9 @@ def seeds_note(entrants: Sequence[Entrant]) -> str:
     else:
         usual = max(numbers, key=list(counts.values()).count)
         odd = [f"{label} {n}" for label, n in counts.items() if n != usual]
-        text = f"n = {usual} seeds, but {', '.join(odd)}."
+        text = f"n = {usual} seeds, but {listed(odd)}."
     failed = [f"{each.label} seed {seed}" for each in entrants for seed in each.failed]
-    return text + (f" Failed and left out: {', '.join(failed)}." if failed else "")
+    return text + (f" Failed and left out: {listed(failed)}." if failed else "")
 
 
 def caption(parts: Sequence[str], group: Group) -> str:

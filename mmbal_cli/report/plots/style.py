@@ -7,6 +7,7 @@ same again, so that no figure needs its colours. Nothing here depends on the use
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from mmbal_cli.report.tables import literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.backend_bases import RendererBase
     from matplotlib.figure import Figure
 
 WIDTHS = {"column": 3.4, "page": 7.0}  # inches: one column, and the text width of a page
@@ -68,7 +70,7 @@ _STYLE = {
     "legend.handlelength": 2.4,
     "legend.columnspacing": 1.4,
     "legend.borderaxespad": 0.2,
-    "figure.constrained_layout.h_pad": 0.02,
+    "figure.constrained_layout.h_pad": 0.03,
     "figure.constrained_layout.w_pad": 0.02,
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
@@ -84,7 +86,8 @@ def look(salt: str = "mmbal") -> Iterator[None]:
 
     named = set(font_manager.fontManager.get_font_names())
     families = ["DejaVu Sans", *(name for name in BEYOND if name in named)]
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box; SVG has the text
         matplotlib.rcdefaults()
         own = {"font.family": ["sans-serif"], "font.sans-serif": families, "svg.hashsalt": salt}
         matplotlib.rcParams.update(_STYLE | own)
@@ -99,6 +102,24 @@ def canvas(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=300, layout="constrained")  # texts are measured at this resolution
     FigureCanvasAgg(figure)
     return figure
+
+
+def figure_of(axes: Axes) -> Figure:
+    """The figure that holds these axes."""
+    from matplotlib.figure import Figure
+
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    return figure
+
+
+def renderer_of(figure: Figure) -> RendererBase:
+    """What measures texts of this figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    return canvas.get_renderer()
 
 
 def settle(figure: Figure) -> None:
@@ -159,6 +180,12 @@ def percent_axis(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:g}"))
+
+
+def above(axes: Axes, text: str, points: float, **looks: Any) -> None:
+    """A left-aligned line of text `points` above the axes, which may run over its neighbours."""
+    axes.annotate(text, (0, 1), (0, points), xycoords="axes fraction", textcoords="offset points",
+                  annotation_clip=False, **{"fontsize": SMALL, **looks})  # fmt: skip
 
 
 def empty(axes: Axes, text: str) -> None:

@@ -1,0 +1,66 @@
+"""docs/exports.md names every field of real documents and every column of real lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmbal_cli.report.export import SUFFIXES
+from mmbal_cli.report.export_latex import LONGEST
+from mmbal_cli.report.metrics import METRICS
+from tests.kit.cli import Inside
+from tests.kit.runs import write_run, write_study
+
+PAGE = (Path(__file__).parents[2] / "docs" / "exports.md").read_text(encoding="utf-8")
+NAMED = set(re.findall(r"`([a-z_]+)`", PAGE))
+VALUES = {"modalities", "failed", "unreadable", "p", "holm", "comparisons", "settings", "counts"}  # {name: value}
+
+
+def fields(document: Any) -> Iterator[str]:
+    """Names of all fields, but not keys that are names of runs, seeds, metrics, tests or modalities."""
+    if isinstance(document, list):
+        for each in document:
+            yield from fields(each)
+    if isinstance(document, dict):
+        for key, value in document.items():
+            if not key.isdigit() and key.partition("/")[0] not in METRICS:
+                yield key
+            if key not in VALUES:
+                yield from fields(value)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    write_study(tmp_path / "runs", dataset="cremad")
+    write_run(tmp_path / "runs", "arl", {"audio": 1.0}, dataset="cremad", split="two", failed={9: "diverged"})
+    return tmp_path
+
+
+def test_every_field_of_a_comparison_is_documented(study: Path, inside: Inside) -> None:
+    options = ["--baseline", "concat", "--params", "--with-literature"]
+    found = json.loads(inside("compare", *options, "-f", "json", cwd=study).stdout)
+    assert set(fields(found)) - NAMED == set()
+    assert {"literature", "baseline", "settings", "plus_minus", "warnings"} <= set(fields(found))
+    columns = next(csv.reader(io.StringIO(inside("compare", "-f", "csv", cwd=study).stdout)))
+    assert set(columns) - NAMED == set()
+
+
+def test_every_field_of_an_evaluation_is_documented(study: Path, inside: Inside) -> None:
+    run = next(path.name for path in (study / "runs").iterdir() if "concat" in path.name)
+    found = json.loads(inside("eval", run, "-f", "json", cwd=study).stdout)
+    assert (found["schema"], found["report"]) == (1, "eval")
+    assert set(fields(found)) - NAMED == set()
+    columns = next(csv.reader(io.StringIO(inside("eval", run, "-f", "csv", cwd=study).stdout)))
+    assert set(columns) - NAMED == set()
+
+
+def test_what_the_page_says_of_formats_is_so() -> None:
+    assert all(suffix in PAGE for suffix in SUFFIXES)
+    assert f"more than {LONGEST} rows" in PAGE
