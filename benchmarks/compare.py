@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -83,11 +84,12 @@ def write_run(root: Path, dataset: str, label: str, seeds: int) -> None:
         save_file(found, place / "predictions-test.safetensors", {"ids": ids, "split": "test", "seed": str(seed)})
 
 
-def seconds(command: Sequence[str], folder: str) -> float:
-    """Wall seconds of one process; it must succeed."""
-    start = time.perf_counter()
+def seconds(command: Sequence[str], folder: str) -> tuple[float, float]:
+    """Wall and processor seconds of one process; it must succeed."""
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, capture_output=True, cwd=folder, env=os.environ | {"COLUMNS": "150"})
-    return time.perf_counter() - start
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 def main() -> None:
@@ -107,12 +109,14 @@ def main() -> None:
         seconds(bare, folder)  # the files are in memory from here on
         rounds = [[seconds(each, folder) for each in (bare, compare, [*compare, "-f", "json"])]
                   for _ in range(asked.repeats)]  # fmt: skip
-    reading, table, document = (statistics.median(column) for column in zip(*rounds, strict=True))
+    wall, work = ([statistics.median(each[i] for each in column) for column in zip(*rounds, strict=True)]
+                  for i in range(2))  # fmt: skip
     files, cores = len(labels) * len(SETS) * asked.seeds, len(os.sched_getaffinity(0))
     print(f"{len(labels)} methods x {asked.seeds} seeds x {len(SETS)} data sets, {files} files, {cores} cores")
-    print(f"only reading the files: {reading:.2f} s")
-    print(f"mmbal compare --baseline concat: {table:.2f} s (target 5), {table / reading:.1f} times reading")
-    print(f"the same with --format json: {document:.2f} s")
+    print(f"only reading the files: {wall[0]:.2f} s, {work[0]:.2f} s of processor time")
+    print(f"mmbal compare --baseline concat: {wall[1]:.2f} s (target 5), {work[1]:.2f} s of processor time")
+    print(f"  {wall[1] / wall[0]:.1f} times reading")
+    print(f"the same with --format json: {wall[2]:.2f} s, {work[2]:.2f} s of processor time")
 
 
 if __name__ == "__main__":

@@ -63,8 +63,12 @@ BaselineRow = Annotated[
 TestName = Annotated[Test, typer.Option("--test", help="Test of the differences; auto is paired-bootstrap.")]
 Corrected = Annotated[Correction, typer.Option("--correction", help="Correction for the number of comparisons.")]
 Alpha = Annotated[float, typer.Option("--alpha", callback=_level, help="Level of the tests.")]
-Keep = Annotated[list[str] | None, typer.Option(metavar="REGEX", help="Show only rows whose label matches (or).")]
-Drop = Annotated[list[str] | None, typer.Option(metavar="REGEX", help="Do not show rows whose label matches.")]
+Keep = Annotated[
+    list[str] | None, typer.Option(metavar="REGEX", help="Show only rows whose label matches (repeatable).")
+]
+Drop = Annotated[
+    list[str] | None, typer.Option(metavar="REGEX", help="Do not show rows whose label matches (repeatable).")
+]
 Params = Annotated[bool, typer.Option("--params", help="Show the settings of the runs as columns.")]
 OnlyChanged = Annotated[bool, typer.Option("--only-changed", help="Show the settings in which the shown rows differ.")]
 AXES = "Axes, of method, dataset, metric, seed: --rows method --cols dataset,metric."
@@ -96,8 +100,11 @@ def compare(
 ) -> None:
     """Compare runs: mean ± sd over seeds with 95% intervals, reference rows on top, what cannot be told apart marked.
 
-    Runs that are not comparable (other data, split or protocol) are shown apart with the reason. A narrow terminal
-    loses settings first, then intervals, p and difference to the baseline, modalities, and the later metrics.
+    Runs that are not comparable (other data, split or protocol) are shown apart with the reason.
+
+    A narrow terminal loses settings first, then the interval, then p and the interval of the difference, then
+    modalities, then later metrics.
+
     Exit code 1 when a run cannot be read or no run has a finished seed.
     """
     few_threads()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -73,7 +74,7 @@ def noisy(mods: Iterable[str], snr_db: float, draw: int = 0) -> Change:
     """Add noise at a signal-to-noise ratio in dB to `mods`."""
 
     def change(m: str, given: Inputs) -> tuple[Tensor, Tensor]:
-        noise = torch.randn(given.x.shape, generator=_stream("noise", m, draw), dtype=torch.float64)
+        noise = _noise(m, draw, tuple(given.x.shape))
         scaled = noise.to(given.x.device, given.x.dtype) * given.deviation * 10 ** (-snr_db / 20)
         return _where_present(given, given.x + scaled, given.mask)
 
@@ -101,6 +102,11 @@ def _only(mods: Iterable[str], change: Change) -> Change:
 def _stream(kind: str, m: str, draw: int) -> torch.Generator:
     digest = hashlib.sha256(f"{kind}/{m}/{draw}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+@lru_cache(maxsize=4)  # asked for once a level and run, and slow to draw
+def _noise(m: str, draw: int, shape: tuple[int, ...]) -> Tensor:
+    return torch.randn(shape, generator=_stream("noise", m, draw), dtype=torch.float64)
 
 
 def _where_present(given: Inputs, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,9 @@
-"""Which device to train on: `auto` never fails, a device asked for by name must be there."""
+"""Which device to compute on (`auto` never fails, a device asked for by name must be there), with how many threads."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -21,3 +24,14 @@ def resolve_device(name: str) -> str:
     if device.type not in ("cpu", "cuda"):
         raise DeviceError(f"Device '{name}' is not supported.", "Expected auto, cpu, cuda or cuda:N.")
     return name
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for products on the CPU, as in training: threads that wait for each other slow narrow ones down."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmbal_cli.data.features import CLAMP, FeatureSet, Stats, load_features
 from mmbal_cli.engine.changes import Change, Inputs
-from mmbal_cli.engine.device import resolve_device
+from mmbal_cli.engine.device import one_thread, resolve_device
 from mmbal_cli.engine.feed import Feed, predictions
 from mmbal_cli.engine.job import restore
 from mmbal_cli.engine.runs import RunFolder, RunSpec
@@ -45,13 +45,15 @@ class Opened:
 
     def predict(self, split: str, change: Change | None = None) -> dict[str, Tensor]:
         """`probs`, `logits`, `logits/m` [S,N,C], `present/m` [S,N], `labels` [N] on the CPU, of changed inputs."""
-        return predictions(self.method, self._seen(split, change), split)
+        with one_thread():
+            return predictions(self.method, self._seen(split, change), split)
 
     @torch.no_grad()
     def features(self, split: str, change: Change | None = None) -> dict[str, Tensor]:
         """What the adapters make of each modality, h[m] [S,N,D] on the CPU."""
-        feed = self._seen(split, change)
-        parts = [self.method.encode(batch) for batch in feed.split(split, self.method.S)]
+        with one_thread():
+            feed = self._seen(split, change)
+            parts = [self.method.encode(batch) for batch in feed.split(split, self.method.S)]
         return {m: torch.cat([part[m].cpu() for part in parts], 1) for m in self.mods}
 
     def _seen(self, split: str, change: Change | None) -> Feed:

@@ -5,8 +5,8 @@ in evaluation mode (no noise is drawn, nothing of the training changes):
 
     train/accuracy, train/nll     of the fused prediction;  train/accuracy/M, train/nll/M  of each modality's own logits
     grad/M                        2-norm of the gradient of M's adapter, as it was used
-    discrepancy/M                 sum over the batch of M's probability of the true class, over the mean of the same
-                                  sum of the other modalities (Peng et al. 2022, arXiv 2203.15332, for M = 2)
+    discrepancy/M                 OGM's ratio: sum over the samples with every modality of M's probability of the true
+                                  class, over that of another modality (ops/discrepancy.py)
 
 The cost is a forward pass in 32 steps; `benchmarks/dynamics.py` measures it.
 """
@@ -16,9 +16,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from mmbal_cli.methods.base import Batch, Method
+from mmbal_cli.ops.discrepancy import discrepancy
 from mmbal_cli.ops.gradients import gradient_norm
 from mmbal_cli.ops.losses import both, ce, masked_mean, true_class_probability
 
@@ -39,14 +39,15 @@ def record_batch(method: Method, batch: Batch) -> None:
     nll = -true.clamp_min(torch.finfo(true.dtype).tiny).log()
     method.log("train/accuracy", masked_mean((probability.argmax(-1) == batch.y).to(nll.dtype), batch.valid))
     method.log("train/nll", masked_mean(nll, batch.valid))
-    sums: list[Tensor] = []
+    counted = batch.valid  # of the discrepancy: only samples with every modality are compared
     for m in method.mods:
-        counted = both(batch.present(m), batch.valid)
+        own = both(batch.present(m), batch.valid)
         hit = (z[m].argmax(-1) == batch.y).to(nll.dtype)
-        method.log(f"train/accuracy/{m}", masked_mean(hit, counted))
-        method.log(f"train/nll/{m}", ce(z[m], batch.y, counted))
-        sure = true_class_probability(z[m], batch.y)
-        sums.append((sure if counted is None else torch.where(counted, sure, 0.0)).sum(1))
-    for i, m in enumerate(method.mods if len(sums) > 1 else ()):
-        rest = torch.stack(sums[:i] + sums[i + 1 :]).mean(0)
-        method.log(f"discrepancy/{m}", sums[i] / rest.clamp_min(torch.finfo(rest.dtype).tiny))
+        method.log(f"train/accuracy/{m}", masked_mean(hit, own))
+        method.log(f"train/nll/{m}", ce(z[m], batch.y, own))
+        counted = both(counted, batch.present(m))
+    if len(method.mods) > 1:
+        sure = torch.stack([true_class_probability(z[m], batch.y) for m in method.mods], 1)  # [S,M,B]
+        rho = discrepancy((sure if counted is None else sure * counted[:, None]).sum(-1))
+        for i, m in enumerate(method.mods):
+            method.log(f"discrepancy/{m}", rho[:, i])

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mmbal_cli.methods.base import Batch, Card, Method, Out, knob
 from mmbal_cli.nn.stacked import per_seed
+from mmbal_cli.ops.discrepancy import discrepancy
 from mmbal_cli.ops.losses import true_class_probability
 
 
@@ -71,9 +72,3 @@ class OGM(Method):
             k = (1 - self.alpha * torch.tanh(rho - 1)).clamp(0, 1)
         k = torch.where(rho > 1, k, torch.ones_like(k))
         return {m: k[:, i] for i, m in enumerate(self.mods)}
-
-
-def discrepancy(s: Tensor) -> Tensor:
-    """rho [S,M] of scores s [S,M]: the mean over j != m of s_m / s_j (journal Eq. 7)."""
-    ratio = s[:, :, None] / s[:, None, :].clamp_min(1e-8)  # [S,M,M]
-    return (ratio.sum(2) - ratio.diagonal(dim1=1, dim2=2)) / (s.shape[1] - 1)

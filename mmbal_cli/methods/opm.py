@@ -28,7 +28,7 @@ from torch import Tensor
 
 from mmbal_cli.errors import UsageError
 from mmbal_cli.methods.base import Batch, Card, Method, Out, Shape, knob
-from mmbal_cli.methods.ogm import discrepancy
+from mmbal_cli.ops.discrepancy import discrepancy
 from mmbal_cli.ops.dropping import divisor, drop_probability, survivors
 from mmbal_cli.ops.losses import both, ce, having, masked_mean, true_class_probability
 

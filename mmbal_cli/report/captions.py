@@ -50,6 +50,7 @@ def coverage(block: Block) -> dict[str, int]:
 
 def _captions(block: Block) -> Iterator[str]:
     yield _means(block)
+    yield _mean_interval(block)
     yield from _single_seeds(block)
     if any(column.modality for column in block.columns):
         yield "acc M: accuracy of the logits of modality M inside the model, on the samples that have M."
@@ -77,6 +78,13 @@ def _means(block: Block) -> str:
     units = ", ".join(UNITS[column.key] for column in block.columns if column.key in UNITS)
     unit = f"percent ({units})" if units else "percent"
     return f"Mean ± sample standard deviation (divisor n − 1) over n seeds{shared}, in {unit}."
+
+
+def _mean_interval(block: Block) -> str:
+    """What the interval column is."""
+    column = block.columns[0]
+    known = any(row.cells[column.key].estimate.low is not None for row in block.rows)
+    return f"95% interval: of the mean {column.title}, for new seeds and new samples of this kind." if known else ""
 
 
 def _single_seeds(block: Block) -> Iterator[str]:

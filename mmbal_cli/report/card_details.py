@@ -95,6 +95,7 @@ def _coalitions(row: RunCard, precision: int) -> Sheet | None:
     section("utilisation", "utilisation", "rate", row.mods)
     if len(row.mods) == 2:
         section("utilisation", "utilisation", "difference", pairs)
+        rules.remove(len(rows) - 1)
         rows[-1][0] = Entry(f"utilisation {row.mods[0]} − {row.mods[1]}")
     notes = [
         "Columns: what absent means. masked: declared missing, as in training; zeros: raw features of zero; mean: mean "

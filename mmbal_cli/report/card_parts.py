@@ -131,9 +131,11 @@ class Pool:
         self.order.append(key)
         return measured
 
-    def add_joint(self, key: Key, function: Joint, parts: Sequence[Measured]) -> None:
+    def add_joint(self, key: Key, function: Joint, parts: Sequence[Measured], share: bool = False) -> None:
         """A function [K,...] -> [...] of several means."""
         self.joint[key] = function, parts
+        if share:
+            self.bounded.add(key)
         self.order.append(key)
 
     def add_known(self, key: Key, estimate: Estimate) -> None:

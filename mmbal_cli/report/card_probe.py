@@ -53,16 +53,16 @@ def _scored(
     train: NDArray, y: NDArray, has: NDArray, inner: NDArray, score: NDArray, labels: NDArray, penalty: float | None
 ) -> tuple[NDArray, float]:
     """Whether the probe is right on each row of `score` [N], and its penalty."""
-    from mmbal_cli.report.probe import CHOICE, SAMPLES, _penalty, _regression, _Task
+    from mmbal_cli.report.probe import CHOICE, SAMPLES, Task, penalty_of, regression
 
     mean, deviation = train[has].mean(0), train[has].std(0).clip(1e-8)
     x, score = (train - mean) / deviation, (score - mean) / deviation
     if penalty is None:
         choose = _few(np.flatnonzero(has & ~inner), CHOICE), np.flatnonzero(has & inner)
-        task = _Task(x, y, choose, *choose)
-        penalty = _penalty(task)
+        task = Task(x, y, choose, *choose)
+        penalty = penalty_of(task)
     fit = _few(np.flatnonzero(has), SAMPLES)
-    return _regression(x[fit], y[fit], penalty)(score) == labels, penalty
+    return regression(x[fit], y[fit], penalty)(score) == labels, penalty
 
 
 def _few(rows: NDArray, most: int) -> NDArray:

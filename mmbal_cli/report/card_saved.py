@@ -81,7 +81,7 @@ def _add_oracles(pool: Pool, accuracy: Measured, fused: Mapping[int, NDArray], r
     }
     for (what, each), gap in zip(choices.items(), ("gap to oracle", "headroom"), strict=True):
         best = pool.add(Key("oracle", what), measured_mean({s: x.astype(float) for s, x in each.items()}), share=True)
-        pool.add(Key("oracle", gap), combined([(1, best), (-1, accuracy)]))
+        pool.add(Key("oracle", gap), combined([(1, best), (-1, accuracy)]), share=gap == "headroom")
 
 
 def _add_classes(pool: Pool, subject: Subject, fused: Mapping[int, NDArray], right: Mapping[int, NDArray]) -> None:
@@ -99,7 +99,7 @@ def _add_classes(pool: Pool, subject: Subject, fused: Mapping[int, NDArray], rig
             parts.append(measured_mean({seed: counted(each[i, inside], has) for seed, each in right.items()}))
             pool.add(Key("class", "recall", m, name), parts[-1], share=True)
         if len(parts) > 1:
-            pool.add_joint(Key("class", "range", at=name), lambda x: x.max(0) - x.min(0), parts)
+            pool.add_joint(Key("class", "range", at=name), lambda x: x.max(0) - x.min(0), parts, share=True)
 
 
 def add_records(pool: Pool, subject: Subject) -> list[str]:

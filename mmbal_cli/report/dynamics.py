@@ -111,10 +111,10 @@ def dynamics(run: Run) -> Dynamics:
             notes.append(error.found)
             continue
         for row in rows:
-            seed = row.get("seed")
-            if isinstance(seed, int) and status.get(seed, RUNNING) == RUNNING and seed not in unreadable:
-                records.setdefault(seed, []).append(row)
-                status[seed] = RUNNING
+            own = row.get("seed")
+            if isinstance(own, int) and status.get(own, RUNNING) == RUNNING and own not in unreadable:
+                records.setdefault(own, []).append(row)
+                status[own] = RUNNING
     failed = {r.facts.seed: r.facts.reason or f"status {r.facts.status}" for r in run.seeds if r.facts.status != "done"}
     seeds = tuple(sorted(records))
     epochs, phases, table = _arrays([records[seed] for seed in seeds])

@@ -7,12 +7,14 @@
   Opitz and Burst 2019 (arXiv 1911.03347); `sklearn.metrics.f1_score(average="macro")`.
 - `weighted_f1`: the same F1 weighted by the share of samples of each class; `f1_score(average="weighted")`.
 - `map`: unweighted mean over classes of the one-vs-rest average precision sum_n (R_n - R_{n-1}) P_n of the
-  probabilities, over their distinct values, without interpolation; `sklearn.metrics.average_precision_score`.
+  probabilities, over their distinct values; `sklearn.metrics.average_precision_score` (the mean over classes as in
+  Everingham et al. 2010, IJCV 88, but without their interpolation).
 - `top5`: share of samples whose label is among the 5 classes of largest probability (Russakovsky et al. 2015,
   arXiv 1409.0575; of equal ones the first classes count). Not defined for 5 classes or fewer: NaN.
-- `nll`: mean of -log p(label) in nats; p is clipped at 1e-12 (27.6 nats).
-- `brier`: mean over samples of the sum over all classes of (p - onehot)^2, from 0 to 2 (Brier 1950, Monthly Weather
-  Review 78, eq. 2); `sklearn.metrics.brier_score_loss(scale_by_half=False)`.
+- `nll`: mean of -log p(label) in nats, the logarithmic score of Good 1952 (J. R. Statist. Soc. B 14) with its sign
+  turned; p is clipped at 1e-12 (27.6 nats).
+- `brier`: mean over samples of the sum over all classes of (p - onehot)^2, from 0 to 2 (score P of Brier 1950,
+  Monthly Weather Review 78); `sklearn.metrics.brier_score_loss(scale_by_half=False)`.
 - `ece`: sum over 15 bins of equal mass of (share of samples) |mean confidence - accuracy| (bins: Nguyen
   and O'Connor 2015, arXiv 1508.05154; 15 of them: Guo et al. 2017, arXiv 1706.04599).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,9 +19,14 @@ def escape(text: object) -> str:
     return html.escape(literal(str(text)), quote=True)
 
 
+def marked(text: str) -> str:
+    """Text as HTML, with what stands between backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
 def paragraph(*sentences: str, kind: str = "") -> str:
     """Sentences that are not empty as one paragraph."""
-    text = " ".join(escape(each) for each in sentences if each)
+    text = " ".join(marked(each) for each in sentences if each)
     return f"<p{_class(kind)}>{text}</p>" if text else ""
 
 

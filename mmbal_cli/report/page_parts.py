@@ -15,7 +15,7 @@ from mmbal_cli.report.blocks import UNIMODAL, Block, Row
 from mmbal_cli.report.compare import Comparison, compare
 from mmbal_cli.report.contrast import Against
 from mmbal_cli.report.export_html import html_tables
-from mmbal_cli.report.page_html import bullets, escape, paragraph, picture
+from mmbal_cli.report.page_html import bullets, escape, marked, paragraph, picture
 from mmbal_cli.report.page_words import conclusions
 from mmbal_cli.report.runs import Run
 from mmbal_cli.report.tables import Sheet
@@ -71,6 +71,11 @@ class Study:
                 raise
             self.warnings.append(f"No differences to a baseline: {error.found}")
             return compare(self.runs, asked.metrics, asked.split)
+
+    @property
+    def any(self) -> bool:
+        """Whether any run has a finished seed that can be read."""
+        return any(row.seeds for block in self.comparison.blocks for row in block.rows)
 
     @cached_property
     def blocks(self) -> list[Block]:
@@ -190,27 +195,26 @@ def findings(study: Study) -> str:
     """What the records and predictions say about each run; what holds for all of them is said once."""
     from mmbal_cli.report.explain import explain
 
-    found: dict[str, list[Finding]] = {}
-    for run in study.shown:
+    scored = {row.run.folder for block in study.comparison.blocks for row in block.rows if row.seeds}
+    runs = [*(study.shown if study.any else []), *(run for run in study.runs if run.folder not in scored)]
+    found: list[list[Finding]] = []
+    for run in runs:
         study.progress(detail=run.facts.title)
-        found[run.name] = explain(run, study.runs)
-    counts = Counter((each.severity, each.text) for many in found.values() for each in many)
+        found.append(explain(run, study.runs))
+    counts = Counter((each.severity, each.text) for many in found for each in many)
     shared = {key for key, count in counts.items() if count == len(found) > 1}
-    parts = [
-        _remarks("All runs", [each for each in found[study.shown[0].name] if (each.severity, each.text) in shared])
-    ]
-    for run in study.shown:
-        own = [each for each in found[run.name] if (each.severity, each.text) not in shared]
-        parts.append(_remarks(run.facts.title, own))
-    silent = [run.facts.title for run in study.shown if not found[run.name]]
+    parts = [_remarks("All runs", [each for each in found[0] if (each.severity, each.text) in shared])]
+    for run, many in zip(runs, found, strict=True):
+        parts.append(_remarks(run.facts.title, [each for each in many if (each.severity, each.text) not in shared]))
+    silent = [run.facts.title for run, many in zip(runs, found, strict=True) if not many]
     parts.append(paragraph(f"Nothing remarkable: {', '.join(silent)}." if silent else ""))
-    return paragraph(study.limits) + "".join(parts)
+    return paragraph(study.limits if study.any else "") + "".join(parts)
 
 
 def _remarks(title: str, many: Sequence[Finding]) -> str:
     """Findings of one run, each with its severity as a word."""
     items = "".join(
-        f'<li class="{each.severity}"><b>{escape(each.severity)}</b> {escape(each.text)}</li>' for each in many
+        f'<li class="{each.severity}"><b>{escape(each.severity)}</b> {marked(each.text)}</li>' for each in many
     )
     return f'<h3>{escape(title)}</h3><ul class="findings">{items}</ul>' if many else ""
 

@@ -33,6 +33,7 @@ section>:last-child{margin-bottom:0}
 linear-gradient(270deg,var(--paper) 1.2rem,transparent 2.4rem) right local,
 linear-gradient(90deg,var(--shade),transparent .9rem),linear-gradient(270deg,var(--shade),transparent .9rem) right}
 .sheet{font-size:14px}
+.sheet tbody th:first-child,.sheet thead th.text:first-child{position:sticky;left:0;background:var(--paper);z-index:1}
 .sheet th,.sheet td{padding:.25em .6em}
 .scroll:focus-visible,.plot:focus-visible{outline:2px solid var(--link);outline-offset:2px}
 table{border-collapse:collapse;font-size:.88rem;line-height:1.35;font-variant-numeric:tabular-nums;margin:.2rem 0}
@@ -66,7 +67,8 @@ summary{cursor:pointer;color:var(--link);font-weight:600;padding:.25rem 0}
 details>.sheet{margin-top:.6rem}
 @media (max-width:48rem){header,footer,.columns{padding-left:.9rem;padding-right:.9rem}h1{font-size:1.5rem}
 dl{display:block}dt{margin-top:.6rem}.plot svg{min-width:40rem}}
-@media print{:root{--ink:#000;--soft:#333;--paper:#fff;--panel:#fff;--line:#999;--link:#000;--good:#000;--bad:#000;
+@media print{.sheet tbody th:first-child{position:static}
+:root{--ink:#000;--soft:#333;--paper:#fff;--panel:#fff;--line:#999;--link:#000;--good:#000;--bad:#000;
 --warn:#fff;--alarm:#fff}body{font-size:10pt}nav{display:none}.columns{display:block}
 header,footer,.columns{max-width:none;padding:0}.scroll,.plot{overflow:visible}figure,tr{break-inside:avoid}
 details::details-content{content-visibility:visible;display:block}h2,h3{break-after:avoid}table{font-size:8pt}.plot{border:0}a{text-decoration:none}}

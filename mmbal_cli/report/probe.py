@@ -109,7 +109,7 @@ class Probe:
         return {"schema": 1, **facts, **scored, "majority": majority, "probes": rows, **lead, **shares, **said}
 
 
-class _Task(NamedTuple):
+class Task(NamedTuple):
     """Samples of one probe: x [N,F], y [N], and rows to choose the penalty by, to fit on and to score."""
 
     x: NDArray
@@ -177,22 +177,22 @@ def _capped(features: FeatureSet, rows: Tensor, most: int) -> NDArray:
     return rows[torch.tensor([name in chosen for name in ids])].numpy()
 
 
-def _task(features: FeatureSet, x: NDArray, choice: tuple[NDArray, NDArray], train: NDArray, there: NDArray) -> _Task:
+def _task(features: FeatureSet, x: NDArray, choice: tuple[NDArray, NDArray], train: NDArray, there: NDArray) -> Task:
     """The samples of a probe that have its modality."""
     val = features.rows["val"].numpy()
     choose = choice[0][there[choice[0]]], choice[1][there[choice[1]]]
-    return _Task(x, features.y.numpy(), choose, train[there[train]], val[there[val]])
+    return Task(x, features.y.numpy(), choose, train[there[train]], val[there[val]])
 
 
-def _fitted(task: _Task | None, row: Row) -> tuple[Row, Mapping[int, bool]]:
+def _fitted(task: Task | None, row: Row) -> tuple[Row, Mapping[int, bool]]:
     """The row filled in, and for every sample scored whether it was right."""
     if task is None:
         return row, {}
     row = replace(row, train=len(task.fit))
     if not len(task.fit) or not len(task.score):
         return row, {}
-    C = _penalty(task)
-    model = _regression(task.x[task.fit], task.y[task.fit], C)
+    C = penalty_of(task)
+    model = regression(task.x[task.fit], task.y[task.fit], C)
     right = model(task.x[task.score]) == task.y[task.score]
     own = float(np.mean(model(task.x[task.fit]) == task.y[task.fit]))
     hits = dict(zip(task.score.tolist(), right.tolist(), strict=True))
@@ -200,14 +200,14 @@ def _fitted(task: _Task | None, row: Row) -> tuple[Row, Mapping[int, bool]]:
     return replace(filled, steps=model.steps, converged=model.steps < STEPS), hits
 
 
-def _penalty(task: _Task) -> float:
+def penalty_of(task: Task) -> float:
     """The C that does best on the inner part of train; ties to the stronger penalty, two losses in a row end it."""
     rows, held = task.choose
     if not len(held) or len(np.unique(task.y[rows])) < 2:
         return PLAIN
     best, found, falling, start = -1.0, PLAIN, 0, None
     for C in CANDIDATES:
-        model = _regression(task.x[rows], task.y[rows], C, start)
+        model = regression(task.x[rows], task.y[rows], C, start)
         start = model.weights
         accuracy = float(np.mean(model(task.x[held]) == task.y[held]))
         falling = falling + 1 if accuracy < best else 0
@@ -231,7 +231,7 @@ class _Model(NamedTuple):
         return self.classes[(x @ w.T + b).argmax(axis=1)]
 
 
-def _regression(x: NDArray, y: NDArray, C: float, start: tuple[NDArray, NDArray] | None = None) -> _Model:
+def regression(x: NDArray, y: NDArray, C: float, start: tuple[NDArray, NDArray] | None = None) -> _Model:
     """Multinomial logistic regression, from zero or from the weights of another penalty."""
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]

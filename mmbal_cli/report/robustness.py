@@ -29,7 +29,7 @@ from mmbal_cli.report.metrics import METRICS
 from mmbal_cli.report.robustness_views import document, lines, sheets
 from mmbal_cli.report.runs import Run
 from mmbal_cli.report.statistics import Estimate, Measured, combined, estimate_of, estimates
-from mmbal_cli.report.stress import DRAWS, SNR, Asked, Condition, Measurements, one_thread, stressed
+from mmbal_cli.report.stress import DRAWS, SNR, Asked, Condition, Measurements, stressed
 
 __all__ = [
     "DRAWS",
@@ -186,9 +186,8 @@ def _measured(one: Robustness, cache: Path, is_base: bool, areas: dict[tuple[str
     if not saved:
         return replace(one, failed=failed, problem="no seed has finished")
     try:
-        with one_thread():
-            opened = open_run(one.run.folder, cache, device=one.asked.device)
-            made = stressed(one.run, opened, one.split, one.asked, saved)
+        opened = open_run(one.run.folder, cache, device=one.asked.device)
+        made = stressed(one.run, opened, one.split, one.asked, saved)
     except MmbalError as error:
         return replace(one, failed=failed, problem=str(error))
     if not made.clean.seeds:

@@ -90,7 +90,7 @@ def _noise(members: Sequence[Robustness], noisy: tuple[str, ...], precision: int
         f"relative: mean over noise amplitudes from none to {levels[-1]}; retained: its share of the clean value.",
         f"effective: relative beyond that of {base} shifted to the same clean value; above 0 = more robust."
         if base
-        else "effective: – because it needs a measured baseline with this modality: late-fusion or concat, or --baseline LABEL.",
+        else "effective: – because it needs a measured baseline: late-fusion or concat, or --baseline LABEL.",
         _MARKS,
     ]
     title = f"noise on {noisy[0] if noisy else 'all modalities'}"

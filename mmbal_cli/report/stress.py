@@ -9,7 +9,6 @@ differences are paired over samples and seeds. Conditions that draw (noise, mis-
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Literal
@@ -96,19 +95,6 @@ def change_of(condition: Condition, mods: Sequence[str], asked: Asked, draw: int
     if condition.snr is not None:
         return noisy(condition.mods, condition.snr, draw)
     return mispaired(condition.mods, draw)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for products on the CPU, as in training: threads that wait for each other slow narrow ones down."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def stressed(run: Run, opened: Opened, split: str, asked: Asked, saved: Mapping[int, Predictions]) -> Measurements:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mmbal_cli.methods.base import Batch, Out
-from mmbal_cli.methods.ogm import discrepancy
 from mmbal_cli.nn.fusion.concat import Concat
+from mmbal_cli.ops.discrepancy import discrepancy
 from mmbal_cli.ops.gradients import deviation
 from mmbal_cli.ops.losses import true_class_probability
 from mmbal_cli.seeds import SeedStreams

@@ -60,6 +60,7 @@ concat            3  *88.00 ± 0.00  [--.--, --.--]  *0.420 ± 0.000  79.00 ± 1
 arl               3  ≈87.00 ± 2.65  [--.--, --.--]  ≈0.431 ± 0.029  79.00 ± 1.00   58.00 ± 2.00
 
 · Mean ± sample standard deviation (divisor n − 1) over n seeds (1-3), in percent (NLL in nats).
+· 95% interval: of the mean accuracy, for new seeds and new samples of this kind.
 · acc M: accuracy of the logits of modality M inside the model, on the samples that have M.
 · † best unimodal model; * best; ≈ not distinguishable from the best; ↓ below, ↑ above the
   modality's own unimodal model (95% intervals: paired bootstrap over seeds and samples, 2000 draws;
