@@ -6,9 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from mmbal_cli.cli.app import EPILOG, app
 
@@ -62,6 +65,18 @@ def test_every_command_has_help() -> None:
         for command in group.registered_commands:
             assert command.callback is not None
             assert (command.callback.__doc__ or "").strip(), command.name
+
+
+def test_no_help_text_loses_words_in_brackets() -> None:
+    def texts(command: Any) -> Iterator[str]:
+        yield command.help or ""
+        for parameter in command.params:
+            yield getattr(parameter, "help", None) or ""
+        for child in getattr(command, "commands", {}).values():
+            yield from texts(child)
+
+    eaten = [text for text in texts(typer.main.get_command(app)) if re.search(r"(?<!\\)\[[a-z]", text)]
+    assert not eaten  # the terminal takes them for markup
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda p: p.name)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The feature cache: sizes, verify, repair, remove what nobody uses.", no_args_is_help=True)
 
-Name = Annotated[str | None, typer.Argument(help="One prepared data set [default: all].")]
+Name = Annotated[str | None, typer.Argument(help="One prepared data set (default: all).")]
 
 
 @dataclass(frozen=True)

@@ -119,9 +119,9 @@ def audit(
     set_: SourceSets = None,
     near: Annotated[float, typer.Option(help="Cosine of features from which two samples are near copies.")] = 0.999,
     propose: Annotated[bool, typer.Option("--propose", help="Propose a split by groups even without overlap.")] = False,
-    name: Annotated[str | None, typer.Option(help="Name of the proposed split [default: what a group is].")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the proposed split (default: what a group is).")] = None,
     shares: Annotated[
-        str | None, typer.Option(help="Parts of the proposed split, e.g. 70/10/20 [default: those of the split].")
+        str | None, typer.Option(help="Parts of the proposed split, e.g. 70/10/20 (default: those of the split).")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the proposed split.")] = 0,
     no_store: Annotated[bool, typer.Option("--no-store", help="Show the proposed split without storing it.")] = False,

@@ -33,11 +33,11 @@ Target = Annotated[
     typer.Argument(help="Data set name, RECIPE.yaml, a table (.csv, .tsv, .jsonl) or features (.npz, .h5, a folder)."),
 ]
 DataRoot = Annotated[
-    Path | None, typer.Option(help="Folder of the download, or where a data set is generated [data/NAME].")
+    Path | None, typer.Option(help="Folder of the download, or where a data set is generated (default: data/NAME).")
 ]
-Root = Annotated[Path | None, typer.Option(help="Folder that media paths are relative to [default: the table's].")]
+Root = Annotated[Path | None, typer.Option(help="Folder that media paths are relative to (default: the table's).")]
 Classes = Annotated[str | None, typer.Option(help="Order of the classes: a file with one a line, or a,b,c.")]
-Decoders = Annotated[int | None, typer.Option("--workers", "-j", min=1, help="Decoding processes [cores].")]
+Decoders = Annotated[int | None, typer.Option("--workers", "-j", min=1, help="Decoding processes (default: cores).")]
 SourceSets = Annotated[
     list[str] | None,
     typer.Option("--set", help="source.key=value: an option of the data set; NAME.key=value as for prepare."),

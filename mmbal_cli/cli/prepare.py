@@ -15,7 +15,7 @@ def prepare(
     root: Root = None,
     data_root: DataRoot = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the prepared set [default: of the recipe or table].")
+        str | None, typer.Option(help="Name of the prepared set (default: of the recipe or table).")
     ] = None,
     classes: Classes = None,
     encoder: Annotated[

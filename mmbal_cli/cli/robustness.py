@@ -40,7 +40,8 @@ def robustness(
     ] = "20,10,5,0,-5",
     draws: Annotated[int, typer.Option(min=1, help="Random draws of noise and of wrong pairs that are averaged.")] = 3,
     baseline: Annotated[
-        str | None, typer.Option(help="Run that effective robustness is measured against [late-fusion, else concat].")
+        str | None,
+        typer.Option(help="Run that effective robustness is measured against (default: late-fusion, else concat)."),
     ] = None,
     device: Device = "auto",
     format: Formats = None,

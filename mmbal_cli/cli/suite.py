@@ -63,7 +63,9 @@ Name = Annotated[str, typer.Argument(help="A shipped suite (`mmbal suite list`),
 Parts = Annotated[
     list[str] | None,
     typer.Option(
-        "--split", metavar="test|val|NAME", help="What to score [test]; the stored split of the runs; or both."
+        "--split",
+        metavar="test|val|NAME",
+        help="What to score (test by default); the stored split of the runs; or both.",
     ),
 ]
 Sets = Annotated[

@@ -60,13 +60,13 @@ def protocol(blocks: Sequence[Block]) -> str:
             parts.append("<h3>" + escape(f"{title}: {', '.join(names[:NAMES])}{more}") + "</h3>")
         parts.append(facts({
             "data": f"{group[0].facts.dataset}, fingerprint {data.fingerprint[:DIGITS]}",
-            "samples": ", ".join(f"{part} {count:,}" for part, count in sorted(data.counts.items())),
+            "samples": ", ".join(f"{part} {count:,}" for part, count in sorted(data.counts.items(), key=_part)),
             "split": [f"{data.split.name if data.split else 'the own split'}, hash {data.split_hash[:DIGITS]}",
                       data.split_note],
             "subset": _subset(group[0]),
             "features": ", ".join(f"{m}: {encoder}" for m, encoder in data.modalities.items()),
             "hand-made": HAND_MADE_NOTE.format(", ".join(made)) if made else "",
-            "selection": _protocols(group),
+            "rules": _protocols(group),
             "seeds": _seeds(group),
             "statistics": _statistics(block),
             "settings": _settings(group),
@@ -96,6 +96,12 @@ def _statistics(block: Block) -> list[str]:
         )
         found.append(baseline.warning(column.key))
     return found
+
+
+def _part(item: tuple[str, int]) -> tuple[int, str]:
+    """Sort key: train, val, test, then others."""
+    order = ("train", "val", "test")
+    return (order.index(item[0]) if item[0] in order else len(order), item[0])
 
 
 def _subset(run: Run) -> str:

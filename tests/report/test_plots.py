@@ -124,7 +124,7 @@ def test_every_kind_is_a_png_of_its_size_and_an_svg_with_its_labels(study: Path,
     assert names <= set(shown)
     for picture in pictures:
         image = Image.open(io.BytesIO(render(picture, "png", 100)))
-        assert image.size == tuple(np.round(picture.figure.get_size_inches() * 100).astype(int))
+        assert image.size == tuple(int(inches * 100) for inches in picture.figure.get_size_inches())
         assert image.size[0] <= wide * 100 + 1
         assert image.info["Description"] == picture.caption
         assert np.asarray(image.convert("L")).min() < 100
@@ -134,7 +134,7 @@ def test_every_kind_is_a_png_of_its_size_and_an_svg_with_its_labels(study: Path,
 
 @pytest.mark.parametrize("kind", SAVED)
 def test_the_same_runs_give_the_same_bytes(study: Path, kind: str) -> None:
-    runs = read(study)[:5]
+    runs = [run for run in read(study) if run.facts.label in ("concat", "ogm-ge", "arl")]
     made = [[render(p, format, 80) for p in draw(kind, runs) for format in FORMATS] for _ in range(2)]
     assert made[0] == made[1]
     assert not re.search(rb"20\d\d-\d\d-\d\dT|CreationDate", b"".join(made[0]))
@@ -158,7 +158,7 @@ def test_an_svg_names_itself_and_fonts_that_are_everywhere(study: Path) -> None:
     picture = only(draw("bars", read(study)))
     root = ElementTree.fromstring(render(picture, "svg"))
     assert [root.findtext(f"{SVG}title"), root.findtext(f"{SVG}desc")] == [picture.title, picture.caption]
-    fonts = set(re.findall(r"px ([^;\"]*sans-serif)", render(picture, "svg").decode()))
+    fonts = set(re.findall(r"font-family: ([^;\"]*)", render(picture, "svg").decode()))
     assert fonts == {"'DejaVu Sans', Verdana, Arial, Helvetica, sans-serif"}
 
 
@@ -195,21 +195,22 @@ def test_legacy_runs_are_stamped_in_every_picture(tmp_path: Path) -> None:
     for kind in SAVED:
         shown = [text for picture in draw(kind, read(tmp_path)) for text in texts(picture)]
         for label in ("concat", "arl", "lfm-h"):
-            found = [text for text in shown if label in text]
+            found = [text for text in shown if label in text and "×" not in text]
             assert found, kind
             assert all("TEST" in text for text in found), kind
 
 
 def test_fifty_runs_fit(tmp_path: Path) -> None:
     for i in range(50):
-        folder = write_run(tmp_path, f"method-{i:02d}", {"audio": 1 + i / 50, "video": 0.5}, seeds=(1, 2), samples=30)
-        write_records(folder, epochs=3)
+        write_run(tmp_path, f"method-{i:02d}", {"audio": 1 + i / 50, "video": 0.5}, seeds=(1, 2), samples=30)
     runs = read(tmp_path)
     for kind in ("curves", "bars", "pareto", "critical-difference"):
         shown = "\n".join(texts(only(draw(kind, runs))))
         assert all(f"method-{i:02d}" in shown for i in range(50)), kind
-    shown = [text for picture in draw("dynamics", runs) for text in texts(picture)]
-    assert all(shown.count(f"method-{i:02d}") == 1 for i in range(50))
+    pages = draw("dynamics", runs[:12])
+    assert [picture.file for picture in pages] == ["dynamics-demo-part-1", "dynamics-demo-part-2"]
+    shown = [text for picture in pages for text in texts(picture)]
+    assert all(shown.count(run.facts.label) == 1 for run in runs[:12])
 
 
 def test_groups_that_do_not_compare_get_a_picture_each(tmp_path: Path) -> None:
@@ -227,7 +228,7 @@ def test_failed_and_single_seeds_are_said(tmp_path: Path) -> None:
     write_records(write_run(tmp_path, "arl", {"audio": 1.0, "video": 0.5}, seeds=(1, 2), failed={3: "loss"}))
     captions = {kind: draw(kind, read(tmp_path))[0].caption for kind in ("curves", "bars", "dynamics", "reliability")}
     assert all("arl seed 3" in text for text in captions.values())
-    assert all("n = " in text and "concat 1" in text for text in captions.values())
+    assert all("n = 2 seeds, but concat 1" in text for text in captions.values())
     assert "Runs with one seed have no band" in captions["curves"]
     assert "smallest to largest seed (too few seeds" in captions["curves"]
     assert "One seed: the interval says nothing about other seeds" in captions["bars"]
@@ -654,7 +655,7 @@ def test_all_says_what_could_not_be_drawn(study: Path, tmp_path: Path) -> None:
     result = call(*options, "-k", "all", "-o", str(tmp_path / "all"), "-f", "png")
     assert "no embedding: An embedding needs the prepared features" in result.stderr
     kinds = {path.name.partition("-demo")[0] for path in (tmp_path / "all").iterdir()}
-    assert kinds == {kind for kind in SAVED}
+    assert kinds == set(SAVED)
 
 
 @pytest.mark.parametrize(

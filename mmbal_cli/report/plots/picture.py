@@ -44,15 +44,12 @@ def render(picture: Picture, format: str, dpi: int = DPI) -> bytes:
     """Bytes of the picture as png, svg or pdf, title and caption in its metadata, without dates."""
     if format == "svg":
         return _svg(picture).encode()
-    buffer = io.BytesIO()
     title, caption = _xml_safe(picture.title), _xml_safe(picture.caption)
     metadata = {
         "png": {"Title": title, "Description": caption, "Software": None},
         "pdf": {"Title": title, "Subject": caption, "Creator": None, "Producer": None, "CreationDate": None},
     }[format]
-    with look(picture.name):
-        picture.figure.savefig(buffer, format=format, dpi=dpi, metadata=metadata)
-    return buffer.getvalue()
+    return _printed(picture, format, dpi, metadata)
 
 
 def save(picture: Picture, path: Path, dpi: int = DPI) -> None:
@@ -74,12 +71,33 @@ def svg(picture: Picture) -> str:
 
 
 def _svg(picture: Picture) -> str:
-    buffer = io.StringIO()
     metadata = {"Title": _xml_safe(picture.title), "Date": None, "Creator": None}
-    with look(picture.name):
-        picture.figure.savefig(buffer, format="svg", metadata=metadata)
-    text = _FAMILY.sub(lambda found: (found[1] or found[2]) + FONTS, buffer.getvalue())
+    made = _printed(picture, "svg", 72, metadata).decode()
+    text = _FAMILY.sub(lambda found: (found[1] or found[2]) + FONTS, made)
     return text.replace("</title>", f"</title>\n <desc>{escape(_xml_safe(picture.caption))}</desc>", 1)
+
+
+def _printed(picture: Picture, format: str, dpi: int, metadata: dict[str, str | None]) -> bytes:
+    """The bytes of one format; straight from its canvas, as `savefig` would lay everything out and draw it twice."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    figure, buffer = picture.figure, io.BytesIO()
+    canvas, resolution = figure.canvas, figure.dpi
+    try:
+        with look(picture.name):
+            figure.set_dpi(dpi)
+            if format == "svg":
+                FigureCanvasSVG(figure).print_svg(buffer, metadata=metadata)
+            elif format == "pdf":
+                FigureCanvasPdf(figure).print_pdf(buffer, metadata=metadata)
+            else:
+                FigureCanvasAgg(figure).print_png(buffer, metadata=metadata)
+    finally:
+        figure.set_canvas(canvas)
+        figure.set_dpi(resolution)
+    return buffer.getvalue()
 
 
 def _xml_safe(text: str) -> str:

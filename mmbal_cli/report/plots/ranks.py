@@ -18,7 +18,7 @@ from mmbal_cli.errors import UsageError
 from mmbal_cli.report.metrics import METRICS
 from mmbal_cli.report.plots import style
 from mmbal_cli.report.plots.picture import Picture
-from mmbal_cli.report.plots.study import Group, Options, caption, listed, seeds_note
+from mmbal_cli.report.plots.study import Group, Options, caption, listed, seeds_note, stamp_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,6 +124,7 @@ def _over_sets(groups: Sequence[Group], over: Scores, options: Options, other: S
         f"Not on every data set, left out: {listed(left)}." if left else "",
         *(f"On {group.where}: {seeds_note([e for e in group.entrants if e.good])}" for group in groups),
         *(f"Not comparable, left out: {len(g.entrants)} runs on {g.where} ({g.apart})." for g in other),
+        stamp_note(groups),
     ]
     title = f"Mean ranks over {len(over)} data sets"
     return Picture("critical-difference", title, " ".join(filter(None, parts)), figure(result, options))

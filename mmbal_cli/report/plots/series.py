@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -74,7 +75,7 @@ class Recorded:
     phases: tuple[Phase, ...]
     notes: tuple[str, ...]
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """Names of all columns with a number in them, in the order of the records."""
         names: dict[str, None] = {}

@@ -165,7 +165,7 @@ def seeds_note(entrants: Sequence[Entrant]) -> str:
     if len(numbers) == 1:
         text = f"n = {numbers[0]} seed{'s' if numbers[0] != 1 else ''} each."
     else:
-        usual = max(numbers, key=list(counts.values()).count)
+        usual = max(reversed(numbers), key=list(counts.values()).count)
         odd = [f"{label} {n}" for label, n in counts.items() if n != usual]
         text = f"n = {usual} seeds, but {listed(odd)}."
     failed = [f"{each.label} seed {seed}" for each in entrants for seed in each.failed]
@@ -175,4 +175,10 @@ def seeds_note(entrants: Sequence[Entrant]) -> str:
 def caption(parts: Sequence[str], group: Group) -> str:
     """Sentences as one caption; what stands apart says so first."""
     first = f"Not comparable with the first group of {group.facts.dataset}: {group.apart}." if group.apart else ""
-    return " ".join(part.strip() for part in (first, *parts) if part.strip())
+    return " ".join(part.strip() for part in (first, *parts, stamp_note([group])) if part.strip())
+
+
+def stamp_note(groups: Sequence[Group]) -> str:
+    """What the stamp of legacy runs means, where there are any."""
+    stamped = sorted({each.run.facts.stamp for group in groups for each in group.entrants} - {""})
+    return "".join(f"{capital(stamp)}: the epoch was chosen by the scores on test themselves." for stamp in stamped)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mmbal_cli.report.runs import STAMP
 from mmbal_cli.report.tables import literal
 
 if TYPE_CHECKING:
@@ -124,17 +125,22 @@ def renderer_of(figure: Figure) -> RendererBase:
 
 def settle(figure: Figure) -> None:
     """Lay the figure out once, for all formats."""
-    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
     figure.set_layout_engine("none")
 
 
 def shown(label: str, longest: int = LONGEST) -> str:
-    """A label as figures show it: control characters as escapes, the middle of a very long one cut out."""
+    """A label as figures show it: control characters as escapes, the middle of a very long one cut out.
+
+    The stamp of a legacy run is never cut.
+    """
     text = literal(label).strip() or "(no name)"
     if len(text) <= longest:
         return text
-    head = (longest - 1) * 2 // 3
-    return f"{text[:head]}…{text[head + 1 - longest :]}"
+    tail = max((longest - 1) // 3, len(text) - text.rfind(STAMP) if STAMP in text else 0)
+    return f"{text[: max(longest - 1 - tail, 3)]}…{text[-tail:]}"
 
 
 def all_shown(labels: Sequence[str], longest: int = LONGEST) -> list[str]:
