@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -99,8 +100,12 @@ def read_spec(folder: Path) -> RunSpec:
     """The spec of a run folder."""
     try:
         return RunSpec.model_validate(json.loads((folder / "run.json").read_text())["config"])
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        why = f"its settings are not those of this version ({'.'.join(map(str, first['loc']))}: {first['msg']})"
     except (OSError, KeyError, ValueError) as problem:
-        raise CacheError(f"{folder} is no run folder ({problem}).", "Expected a folder made by mmbal train.") from None
+        why = f"{type(problem).__name__}: {problem}"
+    raise CacheError(f"{folder.name} is no run folder: {why}.", "Expected a folder made by mmbal train.")
 
 
 def open_run(folder: Path, cache: Path, dataset: str | None = None, device: str = "auto") -> Opened:

@@ -130,7 +130,8 @@ class Versus:
 class Block:
     """Comparable rows of one data set; `apart` says why they are not in the block before.
 
-    `hidden` are the labels of rows that are not shown, but take part in marks, ranks and corrections.
+    `hidden` are the labels of rows that are not shown, but take part in marks, ranks and corrections; `intervals` is
+    how many intervals the marks of all rows rest on.
     """
 
     split: str
@@ -143,6 +144,7 @@ class Block:
     versus: tuple[Versus, ...] = ()
     baseline: Baseline | None = None
     hidden: tuple[str, ...] = ()
+    intervals: int = 0
 
     @property
     def facts(self) -> RunFacts:
@@ -188,6 +190,7 @@ def block(
         tuple(absent(scored.labels, group[0].run.facts.data.classes)) if scored else (),
         tuple(_versus(rows, names[0])),
         baseline,
+        intervals=sum(cell.interval is not None for row in rows for cell in row.cells.values()),
     )
 
 

@@ -98,7 +98,6 @@ def _single_seeds(block: Block) -> Iterator[str]:
 def _legend(block: Block) -> str:
     cells = [cell for row in block.rows for cell in row.cells.values()]
     marks = {cell.mark for cell in cells}
-    tests = sum(cell.interval is not None for cell in cells)
     parts = [
         "† best unimodal model" if any(row.best_unimodal for row in block.rows) else "",
         "* best" if "best" in marks else "",
@@ -106,10 +105,10 @@ def _legend(block: Block) -> str:
         "↓ below, ↑ above the modality's own unimodal model" if marks & {"below", "above"} else "",
     ]
     legend = "; ".join(part for part in parts if part)
-    if tests:
+    if block.intervals:
         legend += (
-            f" (95% intervals: paired bootstrap over seeds and samples, {DRAWS} draws; "
-            f"{tests} intervals, not corrected)"
+            f" (95% intervals: paired bootstrap over seeds and samples, {DRAWS:,} draws; "
+            f"{block.intervals} intervals, not corrected)"
         )
     return legend and f"{legend}."
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from mmbal_cli.report.statistics import DRAWS, LEVEL, Estimate, Measured, combined, drawn, over_seeds
 
-EXACT_SEEDS = 20  # 2^19 sign vectors; more seeds draw as many at random
+EXACT_SEEDS = 30  # more seeds draw half a million sign vectors at random
 EQUAL = 1e-12  # differences of metrics below this are rounding
 
 
@@ -108,17 +108,29 @@ def sign_flip(differences: Sequence[float] | NDArray) -> float | None:
     observed = abs(given.sum())
     slack = EQUAL * max(1.0, float(np.abs(given).sum()))
     if len(given) <= EXACT_SEEDS:
-        sums = given[:1]  # the first sign stays: a vector and its negative are as far
-        for each in given[1:]:
-            sums = np.concatenate([sums + each, sums - each])
-        return float(np.mean(np.abs(sums) >= observed - slack))
+        limit = observed - slack
+        if limit <= 0:
+            return 1.0
+        half = len(given) // 2  # every sum is one of each half: counted without making all of them
+        one, other = _signed_sums(given[:half]), np.sort(_signed_sums(given[half:]))
+        above = len(other) - np.searchsorted(other, limit - one, "left")
+        below = np.searchsorted(other, -limit - one, "right")
+        return float((above + below).sum() / (len(one) * len(other)))
     rng = np.random.default_rng(len(given))
-    draws = 2 ** (EXACT_SEEDS - 1)
+    draws = 2**19
     further = 0
     for rows in np.full(draws // 2**13, 2**13):
         signs = rng.integers(2, size=(rows, len(given))) * 2 - 1
         further += int(np.count_nonzero(np.abs(signs @ given) >= observed - slack))
     return (further + 1) / (draws + 1)
+
+
+def _signed_sums(given: NDArray) -> NDArray:
+    """Sums of `given` [n] under all signs, [2^n]."""
+    sums = np.zeros(1)
+    for each in given:
+        sums = np.concatenate([sums + each, sums - each])
+    return sums
 
 
 def welch(first: Sequence[float], second: Sequence[float]) -> float | None:
@@ -162,7 +174,7 @@ def smallest_p(test: str, first: int, second: int | None = None) -> float:
     if test == Test.bootstrap:
         return 2 / (DRAWS + 1) if first >= 1 else 1.0
     if test == Test.sign_flip:
-        return 2.0 ** (1 - min(first, EXACT_SEEDS)) if first >= 1 else 1.0
+        return max(2.0 ** (1 - first), 1 / (2**19 + 1) if first > EXACT_SEEDS else 0.0) if first >= 1 else 1.0
     if test == RANK_SUM:
         return min(1.0, 2 / comb(first + second, first))
     if test == Test.welch:
@@ -179,7 +191,7 @@ def cannot_reach(test: str, seeds: int, alpha: float = 0.05, comparisons: int = 
         return ""
     if reached >= 1:
         return f"With {seeds or 'no'} seed{'s' * (seeds != 1)} the {test} test has nothing to compare."
-    given = f"{DRAWS} draws" if test == Test.bootstrap else f"{seeds} paired seeds"
+    given = f"{DRAWS:,} draws" if test == Test.bootstrap else f"{seeds} paired seeds"
     goal = f"{alpha:g}"
     if comparisons > 1:
         goal = f"{needed:.2g}, the first step of Holm's correction for {comparisons} comparisons at {alpha:g}"

@@ -82,7 +82,7 @@ def _statistics(block: Block) -> list[str]:
     over = sorted({cell.estimate.over for cell in cells if cell.estimate.over})
     found = ["mean ± sample standard deviation (divisor n − 1) over n seeds"]
     if over:
-        found.append(f"{LEVEL:.0%} intervals: hierarchical bootstrap over {' or '.join(over)}, {DRAWS} draws")
+        found.append(f"{LEVEL:.0%} intervals: hierarchical bootstrap over {' or '.join(over)}, {DRAWS:,} draws")
     if marks := sum(cell.interval is not None for cell in cells):
         found.append(f"marks in the table: {marks} intervals of differences, not corrected")
     baseline = block.baseline

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from mmbal_cli.report.influence import influence as influence  # where it is looked for
 
-DRAWS = 2000
+DRAWS = 10_000
 LEVEL = 0.95
 RNG_SEED = 0
 CHUNK = 100  # draws at a time: 15,000 samples need 12 MB

@@ -228,6 +228,8 @@ def test_hidden_rows_still_count(tmp_path: Path) -> None:
     assert set(block.hidden) == {each.label for each in whole.blocks[0].rows} - {"arl"}
     assert "6 rows are hidden" in notes(part)
     assert "Holm-corrected for 6 comparisons" in notes(part)
+    assert block.intervals == whole.blocks[0].intervals > 6
+    assert f"{block.intervals} intervals, not corrected" in notes(part)
     assert document(part)["blocks"][0]["hidden"] == list(block.hidden)
     with pytest.raises(UsageError, match="leave no row"):
         comparison(tmp_path, look=Look(keep=("nothing",)))

@@ -63,8 +63,8 @@ arl               3  ≈87.00 ± 2.65  [--.--, --.--]  ≈0.431 ± 0.029  79.00 
 · 95% interval: of the mean accuracy, for new seeds and new samples of this kind.
 · acc M: accuracy of the logits of modality M inside the model, on the samples that have M.
 · † best unimodal model; * best; ≈ not distinguishable from the best; ↓ below, ↑ above the
-  modality's own unimodal model (95% intervals: paired bootstrap over seeds and samples, 2000 draws;
-  10 intervals, not corrected).
+  modality's own unimodal model (95% intervals: paired bootstrap over seeds and samples, 10,000
+  draws; 10 intervals, not corrected).
 · By accuracy, 1 of 1 balancing methods are better than unimodal:audio, 1 distinguishably.
 · By accuracy, 0 of 1 balancing methods are better than concat, 0 distinguishably.
 · Data 7692c3ad, split 7692c3ad; epoch selected by validation accuracy.

@@ -193,8 +193,8 @@ def test_warning_where_no_difference_can_reach_the_level() -> None:
         "With 5 paired seeds the sign-flip test cannot go below p = 0.0625: no difference can reach 0.05."
     )
     assert cannot_reach("sign-flip", 6) == ""
-    assert "18 comparisons" in cannot_reach("sign-flip", 8, 0.05, 18)  # PEERS 4.8: 0.05 / 18 = 0.0028
+    assert "18 comparisons" in cannot_reach("sign-flip", 8, 0.05, 18)  # 0.05 / 18 = 0.0028
     assert cannot_reach("sign-flip", 10, 0.05, 18) == ""
     assert cannot_reach("paired-bootstrap", 5, 0.05, 40) == ""
-    assert f"{DRAWS} draws" in cannot_reach("paired-bootstrap", 5, 0.05, 60)
+    assert f"{DRAWS:,} draws" in cannot_reach("paired-bootstrap", 5, 0.05, 300)
     assert cannot_reach("welch", 1) == "With 1 seed the welch test has nothing to compare."

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmbal_cli.errors import UsageError, nearest
 from mmbal_cli.report.plots import style
@@ -98,10 +99,10 @@ def _beside(curves: Sequence[Curve], options: Options, kind: str) -> Figure:
     rows = -(-len(curves) // columns)
     picture = style.canvas(width, 0.45 + 1.12 * rows)
     grid = picture.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    others = _joined([curve.series for curve in curves])
     for i, curve in enumerate(curves):
         axes = grid.flat[i]
-        for other in curves:
-            draw_series(axes, other.series, style.FAINT, "", width=0.5)
+        axes.plot(*others, color=style.FAINT, linewidth=0.5, zorder=1)
         draw_series(axes, curve.series, style.COLOURS[0], kind, width=1.3)
         _mark_kept(axes, curve, style.COLOURS[0], 3.2)
         _mark_phases(axes, curve.series, style.GREY)
@@ -115,6 +116,16 @@ def _beside(curves: Sequence[Curve], options: Options, kind: str) -> Figure:
     picture.supxlabel("epoch", fontsize=style.SIZE)
     picture.supylabel(_axis_title(options.column), fontsize=style.SIZE)
     return picture
+
+
+def _joined(many: Sequence[Series]) -> tuple[NDArray, NDArray]:
+    """All means as one line with gaps."""
+    x, y = [], []
+    for each in many:
+        for piece in each.pieces():
+            x += [*each.epochs[piece], np.nan]
+            y += [*each.mean[piece], np.nan]
+    return np.array(x), np.array(y)
 
 
 def draw_series(axes: Axes, series: Series, colour: str, kind: str, *, dash: object = "-", width: float = 1.2) -> None:
