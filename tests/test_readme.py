@@ -27,7 +27,7 @@ def commands() -> list[str]:
 
 
 def test_the_five_commands_run_in_their_order(tmp_path: Path) -> None:
-    assert [line.split()[1] for line in commands()] == ["prepare", "train", "eval", "compare", "methods"]
+    assert [line.split()[1] for line in commands()] == ["prepare", "train", "compare", "report", "methods"]
     folder = Path(sys.executable).parent
     env = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "COLUMNS": "120", "NO_COLOR": "1"}
     outputs = {}

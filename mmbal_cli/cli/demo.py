@@ -34,8 +34,12 @@ def demo(
     prepare("demo", data_root=data_root, cache=cache)
     note(f"2/3 train · mmbal train --method {methods} --dataset demo --seeds {seeds}")
     train([methods], dataset="demo", seeds=seeds, resume=True, cache=cache, runs=runs)
-    note(f"3/3 compare · mmbal compare {runs}/demo-*")
-    compare(sorted(runs.glob("demo-*")), runs=runs)
+    found = sorted(runs.glob("demo-*"))
+    baseline = "concat" if any(path.name.startswith("demo-concat-") for path in found) else None
+    against = f" --baseline {baseline}" if baseline else ""
+    note(f"3/3 compare · mmbal compare {runs}/demo-* --metric accuracy{against}")
+    compare(found, runs=runs, metric="accuracy", baseline=baseline)
     note(
-        f"demo finished in {time.monotonic() - start:.0f} s · next: mmbal methods list, mmbal prepare my.csv --root DIR"
+        f"demo finished in {time.monotonic() - start:.0f} s · next: mmbal report {runs}/demo-*, mmbal methods list, "
+        "mmbal prepare my.csv --root DIR"
     )

@@ -5,8 +5,8 @@ seeds: what one model is shown, all are, so that differences between models stay
 does not have stays absent under every change.
 
 - `absent`, four conventions: `masked` (declared missing, as samples are that lack it), `zeros` (raw features of zero),
-  `mean` (mean of the training samples), `resampled` (features of a random training sample: the marginal value of
-  Covert et al. 2021, arXiv 2011.14878).
+  `mean` (mean of the training samples), `resampled` (features of a random training sample, drawn for each modality by
+  itself: the product of marginals in Covert et al. 2021, arXiv 2011.14878).
 - `noisy`: Gaussian noise on each feature, `snr_db` = 10 log10(its variance in training / variance of the noise).
 - `mispaired`: the features of another sample of the split, no sample keeps its own.
 """

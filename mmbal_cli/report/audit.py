@@ -11,19 +11,21 @@ the test split was scored; a sealed run has no test figure in its records.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mmbal_cli.errors import CacheError
 from mmbal_cli.report.groups import Group, groups
-from mmbal_cli.report.influence import influence
-from mmbal_cli.report.metrics import METRICS, metrics
-from mmbal_cli.report.runs import Predictions, Run, SeedResult
-from mmbal_cli.report.statistics import Estimate, Measured, Summary, combined, estimate, summary
+from mmbal_cli.report.measure import measure
+from mmbal_cli.report.metrics import METRICS
+from mmbal_cli.report.runs import Run, SeedResult
+from mmbal_cli.report.statistics import Estimate, Measured, Summary, combined, estimate, summary, within
 from mmbal_cli.report.tables import Entry, Sheet, number
 
 SCHEMA = 1
+_NOTHING = estimate(Measured({}, {}))
 SEALED = "test-sealed"  # test predictions of a legacy run at the epoch that validation selects
 LINE_HEAD = ("dataset", "run", "label", "protocol", "metric", "quantity", "mean", "sd", "n", "low", "high")
 
@@ -32,7 +34,8 @@ LINE_HEAD = ("dataset", "run", "label", "protocol", "metric", "quantity", "mean"
 class Audited:
     """One run: its test figure at the epoch that validation selects and, for a legacy run, at the best on test.
 
-    `last` is the test accuracy after the last epoch; `faults` are what the check of the records found.
+    `last` is the test accuracy after the last epoch; `faults` are what the check of the records found; `failed` {seed:
+    reason} are left out of every number.
     """
 
     run: Run
@@ -43,6 +46,7 @@ class Audited:
     last: Summary
     epochs: tuple[float | None, float | None]  # by validation, on test: means over seeds
     faults: tuple[str, ...]
+    failed: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def legacy(self) -> bool:
@@ -70,38 +74,35 @@ def audit(runs: Sequence[Run], metric: str = "accuracy") -> list[Audit]:
 
 
 def _audited(run: Run, label: str, metric: str) -> Audited:
-    done = [result for result in run.seeds if result.facts.status == "done"]
+    done, legacy = [result for result in run.seeds if result.facts.status == "done"], bool(run.facts.stamp)
     try:
-        peeked = _measured(run, {result.facts.seed: result.predictions("test") for result in done}, metric)
-        legacy = bool(run.facts.stamp)
+        peeked, failed = run.collect("test")
         sealed = peeked
         if legacy:
-            sealed = _measured(run, {result.facts.seed: result.predictions(SEALED) for result in done}, metric)
-    except CacheError as error:
-        nothing = estimate(Measured({}, {}))
-        return Audited(run, label, nothing, None, None, summary({}), (None, None), (str(error),))
-    faults = [f"seed {result.facts.seed}: {fault}" for result in done for fault in _faults(run, result)]
-    by_test = [result.facts.selected for result in done]
-    by_validation = [_average([*(result.facts.sealed_epoch or {}).values()]) for result in done] if legacy else by_test
-    last = {result.facts.seed: row["test/accuracy"] for result in done if "test/accuracy" in (row := _last(result))}
+            sealed, flawed = run.judge({result.facts.seed: result.predictions(SEALED) for result in done})
+            failed |= flawed
+        faults = [f"seed {result.facts.seed}: {fault}" for result in done for fault in _faults(run, result)]
+        rows = {result.facts.seed: _last(result) for result in done}
+    except (CacheError, OSError) as error:
+        return Audited(run, label, _NOTHING, None, None, summary({}), (None, None), (str(error),))
+    kept = [result for result in done if result.facts.seed not in failed]
+    of_test, of_validation = (
+        measure({result.facts.seed: found[result.facts.seed] for result in kept}, metric) for found in (peeked, sealed)
+    )
+    by_test = [result.facts.selected for result in kept]
+    by_validation = [_average([*(result.facts.sealed_epoch or {}).values()]) for result in kept] if legacy else by_test
+    last = {result.facts.seed: rows[result.facts.seed].get("test/accuracy") for result in kept}
+    most = 1.0 if METRICS[metric].percent else math.inf
     return Audited(
         run,
         label,
-        estimate(sealed),
-        estimate(peeked) if legacy else None,
-        estimate(combined([(1, peeked), (-1, sealed)])) if legacy else None,
-        summary(last),
+        within(estimate(of_validation), most=most),
+        within(estimate(of_test), most=most) if legacy else None,
+        estimate(combined([(1, of_test), (-1, of_validation)])) if legacy else None,
+        summary({seed: value for seed, value in last.items() if value is not None}),
         (_average(by_validation), _average(by_test) if legacy else None),
         tuple(faults),
-    )
-
-
-def _measured(run: Run, predictions: Mapping[int, Predictions], metric: str) -> Measured:
-    classes = run.facts.data.classes
-    scored = {seed: (each.probs, each.labels) for seed, each in predictions.items() if not each.flaw()}
-    return Measured(
-        {seed: metrics(*each, classes, [metric])[metric] for seed, each in scored.items()},
-        {seed: influence(metric, *each) for seed, each in scored.items()},
+        failed,
     )
 
 
@@ -201,13 +202,13 @@ def _legacy_sheet(each: Audit, precision: int) -> Sheet:
         f"{each.group.title} · inflation by selecting the epoch on TEST",
         heads,
         rows,
-        list(_legacy_notes(each)),
+        list(_legacy_notes(each, precision)),
         f"Not comparable with the table above: {each.group.apart}." if each.group.apart else "",
         hide=(7, 6, 5),
     )
 
 
-def _legacy_notes(each: Audit) -> list[str]:
+def _legacy_notes(each: Audit, precision: int) -> list[str]:
     notes = [
         "Inflation: test figure at the epoch that is best on test less that at the epoch that validation selects, in "
         "the same training; mean ± sample standard deviation over seeds, interval over seeds and samples.",
@@ -220,7 +221,8 @@ def _legacy_notes(each: Audit) -> list[str]:
         )
     if len(rows) > 1:
         means = [row.inflation.mean for row in rows if row.inflation and row.inflation.mean is not None]
-        notes.append(f"Mean inflation over {len(rows)} methods: {100 * sum(means) / len(means):+.2f} points.")
+        unit, factor = (" points", 100) if METRICS[each.metric].percent else ("", 1)
+        notes.append(f"Mean inflation over {len(rows)} runs: {factor * sum(means) / len(means):+.{precision}f}{unit}.")
         good = 1 if METRICS[each.metric].larger_is_better else -1
         orders = [
             sorted(rows, key=lambda row: -good * (part(row).mean or 0.0))[0].label
@@ -260,6 +262,11 @@ def _sealed_sheet(each: Audit, precision: int) -> Sheet:
 
 def _fault_notes(each: Audit) -> list[str]:
     problem = [f"Left out: {each.group.problem}"] if each.group.problem else []
+    problem += [
+        f"{row.label}: seed {seed} failed and is left out ({why})."
+        for row in each.rows
+        for seed, why in row.failed.items()
+    ]
     return problem + [f"FAULT {row.label}: {'; '.join(row.faults)}." for row in each.rows if row.faults]
 
 
@@ -308,6 +315,7 @@ def _row_document(row: Audited) -> dict[str, Any]:
         "epoch_by_validation": row.epochs[0],
         "epoch_on_test": row.epochs[1],
         "faults": list(row.faults),
+        "failed": {str(seed): reason for seed, reason in row.failed.items()},
     }
 
 

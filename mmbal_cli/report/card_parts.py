@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmbal_cli.report.runs import Predictions, Run, RunFacts
-from mmbal_cli.report.statistics import Estimate, Measured, estimate_of, estimates
+from mmbal_cli.report.statistics import Estimate, Measured, estimate_of, estimates, within
 
 FUSED = "fused"
 NOBODY = "none"
@@ -148,13 +148,7 @@ class Pool:
         found = dict(zip(self.plain, estimates(list(self.plain.values())), strict=True)) | self.known
         for key, (function, parts) in self.joint.items():
             found[key] = estimate_of(function, parts)
-        return {key: _within(found[key]) if key in self.bounded else found[key] for key in self.order}
-
-
-def _within(estimate: Estimate) -> Estimate:
-    if estimate.low is None or estimate.high is None:
-        return estimate
-    return replace(estimate, low=max(estimate.low, 0.0), high=min(estimate.high, 1.0))
+        return {key: within(found[key]) if key in self.bounded else found[key] for key in self.order}
 
 
 def counted(each: NDArray, where: NDArray) -> NDArray:

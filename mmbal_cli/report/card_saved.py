@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from mmbal_cli.errors import CacheError
 from mmbal_cli.report.card_parts import FUSED, Key, Pool, Subject, counted, joined
 from mmbal_cli.report.imbalance import course, gradient_share, last_phase, members, oracle, patterns
 from mmbal_cli.report.predictions import Predictions
-from mmbal_cli.report.statistics import Measured, combined, measured_mean, over_seeds
+from mmbal_cli.report.statistics import Measured, combined, measured_mean, over_seeds, within
 
 EPOCHS = ("first", "middle", "last", "mean")
 
@@ -120,9 +121,9 @@ def add_records(pool: Pool, subject: Subject) -> list[str]:
             _trace(discrepancy, m, seed, [record.get(f"discrepancy/{m}") for record in records])
             _trace(share, m, seed, [each[i] for each in _gradient_shares(records, subject.mods)])
     for (m, when), values in discrepancy.items():
-        pool.add_known(Key("discrepancy", when, m), over_seeds(values))
+        pool.add_known(Key("discrepancy", when, m), within(over_seeds(values), most=math.inf))
     for (m, when), values in share.items():
-        pool.add_known(Key("gradient share", when, m), over_seeds(values))
+        pool.add_known(Key("gradient share", when, m), within(over_seeds(values)))
     if len(subject.mods) > 1 and not unread:
         if not discrepancy:
             unread.append("no discrepancy in its records, which an older version wrote; training again adds it.")

@@ -110,6 +110,7 @@ def _inside(card: Card, precision: int) -> Sheet:
         + ("probe: linear probe on the detached features h of its adapter; " if probed else "")
         + "gap: in model minus the model trained on it alone, paired by seed and sample; ↓ ↑: the 95% interval is "
         "without zero. On the samples that have the modality.",
+        *_paired(card),
         *_sources(card),
         *_missing_alone(card),
         *_notes(card),
@@ -195,6 +196,16 @@ def said_once(card: Card, said: Sequence[tuple[str, str]]) -> list[str]:
         labels.setdefault(text, []).append(label)
     everybody = len(card.rows) if len(card.rows) > 1 else 0
     return [f"{'All' if len(names) == everybody else ', '.join(names)}: {text}" for text, names in labels.items()]
+
+
+def _paired(card: Card) -> list[str]:
+    """Which gaps rest on fewer seeds than the accuracies beside them."""
+    fewer = []
+    for row in card.rows:
+        counts = {m: found.n for m in row.alone if (found := row.get("inside", "gap declared", m))}
+        counts |= {m: 0 for m in row.alone if m not in counts and row.get("inside", "declared", m)}
+        fewer += [f"{row.label} {m} n = {n}" for m, n in counts.items() if n < len(row.seeds)]
+    return [f"Gaps only on the seeds of both: {', '.join(fewer)}."] if fewer else []
 
 
 def _sources(card: Card) -> list[str]:

@@ -275,11 +275,12 @@ def learning_rate(case: Case) -> Iterator[Finding]:
     chosen = [each.facts.selected for each in case.run.seeds if each.facts.status == "done"]
     before = [each for each in chosen if each is not None and each < epoch]
     if before and 2 * len(before) >= len(chosen):
+        old, new = row[steps[0]], row[steps[0] + 1]
         yield Finding(
             "info",
             "learning rate",
-            f"The learning rate falls to {row[steps[0] + 1]:.2g} in epoch {epoch}, after the selected epoch of "
-            f"{len(before)} of {len(chosen)} seeds: the step did not enter their results.",
+            f"The learning rate {'falls' if new < old else 'rises'} to {new:.2g} in epoch {epoch}, after the selected epoch "
+            f"of {len(before)} of {len(chosen)} seeds: the step did not enter their results.",
             {"columns": ["lr"], "epoch": epoch, "best_epoch": chosen},
         )
 

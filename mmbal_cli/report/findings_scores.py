@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mmbal_cli.report.explain import INDEPENDENT, Case, Check, Finding, Reference
 from mmbal_cli.report.measure import measure
 from mmbal_cli.report.runs import Predictions
-from mmbal_cli.report.statistics import Estimate, Measured, combined, estimate, measured_mean
+from mmbal_cli.report.statistics import Estimate, Measured, combined, estimate, measured_mean, within
 
 STARVED = 0.05  # accuracy a modality lacks inside the model before it is worth a remark: half of a usual gain is less
 SPREAD = 2.0  # sd over seeds in units of the standard error of one accuracy on this test set
@@ -30,10 +30,11 @@ def _points(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:+.1f}"
 
 
-def _interval(found: Estimate) -> str:
+def _interval(found: Estimate, signed: bool = True) -> str:
     if found.low is None or found.high is None:
         return "no interval"
-    return f"95% interval {_points(found.low)} to {_points(found.high)}"
+    low, high = (_points(end) if signed else f"{100 * end:.1f}" for end in (found.low, found.high))
+    return f"95% interval {low} to {high}"
 
 
 def _difference(case: Case, other: Reference, modality: str | None = None) -> Estimate:
@@ -68,7 +69,7 @@ def modalities(case: Case) -> Iterator[Finding]:
     for m in first.logits:
         if not first.present[m].any():
             continue
-        inside = estimate(measure(case.scored, "accuracy", m))
+        inside = within(estimate(measure(case.scored, "accuracy", m)))
         chance = _largest_share(first.labels[first.present[m]])
         other = alone.get(m)
         difference = _difference(case, other, m) if other else None
@@ -84,8 +85,8 @@ def modalities(case: Case) -> Iterator[Finding]:
             yield Finding(
                 "warning" if lacking else "notice" if grave else "info",
                 "modality at chance",
-                f"{m} by itself inside the model is right in {_percent(inside.mean)} of the samples, no more than the "
-                f"largest class is of them ({_percent(chance)}){known}.",
+                f"{m} by itself inside the model is right in {_percent(inside.mean)} of the samples, "
+                f"{_against_chance(inside, chance)}{known}.",
                 evidence,
                 f"`mmbal report card {case.run.name}` shows what the fused prediction makes of it." if grave else "",
             )
@@ -98,6 +99,13 @@ def modalities(case: Case) -> Iterator[Finding]:
                 evidence,
                 f"`mmbal report card {case.run.name}` measures how much of it the fused prediction uses.",
             )
+
+
+def _against_chance(inside: Estimate, chance: float) -> str:
+    """How an accuracy whose interval reaches the share of the largest class stands to it."""
+    if (inside.mean or 0.0) <= chance:
+        return f"no more than the largest class is of them ({_percent(chance)})"
+    return f"which may be luck: the largest class is {_percent(chance)} of them, {_interval(inside, signed=False)}"
 
 
 def _mean(other: Reference) -> float | None:

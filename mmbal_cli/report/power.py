@@ -19,7 +19,7 @@ from mmbal_cli.errors import CacheError
 from mmbal_cli.report.inference import RANK_SUM, TESTS, Test, cannot_reach, smallest_p
 from mmbal_cli.report.measure import correct, measure
 from mmbal_cli.report.runs import Predictions, Run, read_run
-from mmbal_cli.report.statistics import Measured, combined, drawn
+from mmbal_cli.report.statistics import Measured, combined, drawn, freedom
 
 SEED_COUNTS = (1, 3, 5, 10, 20)
 ACCURACY, SEED_SD, STABLE = 0.65, 0.008, 0.5
@@ -42,9 +42,7 @@ class Components:
             return (self.sample + self.interaction) / samples, samples - 1
         both = self.interaction / (seeds * samples)
         by_seed, by_sample = self.seed / seeds + both, self.sample / samples + both
-        total = by_seed + by_sample - both
-        doubt = by_seed**2 / (seeds - 1) + by_sample**2 / (samples - 1) + both**2 / ((seeds - 1) * (samples - 1))
-        return total, total**2 / doubt if doubt else samples - 1
+        return by_seed + by_sample - both, freedom(by_seed, by_sample, both, seeds, samples)
 
 
 def components(measured: Measured) -> Components | None:
@@ -131,8 +129,8 @@ def assumed(
 def from_runs(folder: Path, dataset: str, baseline: str, metric: str) -> Assumed | None:
     """What runs of the data set show on their *validation* split; None where the baseline was not run.
 
-    Components of one run are those of the baseline; of a difference the means over the runs of the same data that are
-    no reference, each against the baseline. The test set is not looked at.
+    Components of one run are those of the baseline; of a difference the means over the runs of the same data and
+    protocol that are no reference, each against the baseline. The test set is not looked at.
     """
     known: list[tuple[Run, dict[int, Predictions]]] = []
     for path in sorted(folder.glob("*/run.json")):
@@ -153,22 +151,26 @@ def from_runs(folder: Path, dataset: str, baseline: str, metric: str) -> Assumed
     sources = {"accuracy": where, "seed sd": where if one else DEFAULT_SOURCE}
     if one is None:
         one = Components(SEED_SD**2, _per_sample(first), 0.0)
-    same = (run.facts.data.fingerprint, run.facts.data.split_hash, run.facts.data.subset_title)
     apart, between = [], []
     for other, predictions in known:
-        data = other.facts.data
-        if other.facts.reference or (data.fingerprint, data.split_hash, data.subset_title) != same:
+        if other is run or other.facts.reference or _identity(other) != _identity(run):
             continue
         found = components(combined([(1.0, measure(predictions, metric)), (-1.0, first)]))
         if found is not None:
             between.append(found)
-            right = correct(good), correct(predictions)
-            apart.append(float(np.mean([np.mean(right[0][s] != right[1][s]) for s in set(right[0]) & set(right[1])])))
+            mine, theirs = correct(good), correct(predictions)
+            apart.append(float(np.mean([np.mean(mine[s] != theirs[s]) for s in sorted({*mine} & {*theirs})])))
     if not between:
         return Assumed(mean, one, None, None, sources)
     difference = Components(*(float(np.mean([getattr(each, name) for each in between])) for name in PARTS))
     sources["discordance"] = f"mean over {len(between)} runs against {run.name} (validation)"
     return Assumed(mean, one, difference, float(np.mean(apart)), sources)
+
+
+def _identity(run: Run) -> tuple[object, ...]:
+    """What runs share that a plan may hold against each other."""
+    data = run.facts.data
+    return data.fingerprint, data.split_hash, data.subset_title, run.facts.protocol
 
 
 def _per_sample(measured: Measured) -> float:

@@ -43,8 +43,9 @@ LINE_HEAD = ("run", "split", "seed", "quantity", "bundled", "replayed", "differe
 class SeedDifference:
     """One seed: `then` and `now` {metric: value} of the verdict's split; both are empty for a seed that failed.
 
-    `probability` is the largest difference of any predicted probability, `agreement` the share of equal predictions
-    (of the split), `bitwise` whether all saved predictions and the selected epoch are equal.
+    `probability` is the largest difference of any predicted probability (None where one is not finite), `agreement`
+    the share of equal predictions (of the split), `bitwise` whether all saved predictions and the selected epoch are
+    equal.
     """
 
     seed: int
@@ -182,9 +183,9 @@ def _equal(one: Predictions, other: Predictions) -> bool:
     return all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs)
 
 
-def _largest(one: Predictions, other: Predictions) -> float:
+def _largest(one: Predictions, other: Predictions) -> float | None:
     difference = np.abs(one.probs.astype(np.float64) - other.probs.astype(np.float64))
-    return float(difference.max(initial=0.0)) if np.isfinite(difference).all() else math.nan
+    return float(difference.max(initial=0.0)) if np.isfinite(difference).all() else None
 
 
 def _scores(predictions: Predictions, classes: Sequence[str]) -> dict[str, float]:

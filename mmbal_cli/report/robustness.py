@@ -15,6 +15,7 @@ that of the baseline, and X the largest x:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from mmbal_cli.report.groups import Group, Member, groups
 from mmbal_cli.report.metrics import METRICS
 from mmbal_cli.report.robustness_views import document, lines, sheets
 from mmbal_cli.report.runs import Run
-from mmbal_cli.report.statistics import Estimate, Measured, combined, estimate_of, estimates
+from mmbal_cli.report.statistics import Estimate, Measured, combined, estimate, estimate_of, estimates, within
 from mmbal_cli.report.stress import DRAWS, SNR, Asked, Condition, Measurements, stressed
 
 __all__ = [
@@ -178,6 +179,8 @@ def _baseline(group: Group, wanted: str) -> Member | None:
 
 def _measured(one: Robustness, cache: Path, is_base: bool, areas: dict[tuple[str, ...], Measured]) -> Robustness:
     """`one` with its numbers; the baseline, which comes first, leaves its areas below noise in `areas`."""
+    from safetensors import SafetensorError
+
     from mmbal_cli.engine.opened import open_run
 
     if one.group.problem:
@@ -190,6 +193,8 @@ def _measured(one: Robustness, cache: Path, is_base: bool, areas: dict[tuple[str
         made = stressed(one.run, opened, one.split, one.asked, saved)
     except MmbalError as error:
         return replace(one, failed=failed, problem=str(error))
+    except (OSError, SafetensorError) as error:
+        return replace(one, failed=failed, problem=f"its weights cannot be read: {error}.")
     if not made.clean.seeds:
         why = "; ".join(dict.fromkeys(made.flaws.values())) or "the metric says nothing about so few classes"
         return replace(one, failed=failed, problem=f"{one.asked.metric} has no value on clean inputs: {why}.")
@@ -228,11 +233,11 @@ def _areas(made: Measurements, asked: Asked) -> dict[tuple[str, ...], Measured]:
 
 def _curve(mods: tuple[str, ...], area: Measured, clean: Measured, base: Measured | None) -> Curve:
     relative = combined([(1.0, area), (1.0, clean)])
-    retained = estimate_of(lambda part: part[0] / part[1], [relative, clean])
+    retained = within(estimate_of(lambda part: part[0] / part[1], [relative, clean]), most=math.inf)
     if base is None:
-        return Curve(mods, estimates([relative])[0], retained)
+        return Curve(mods, within(estimate(relative)), retained)
     kept, effective = estimates([relative, combined([(1.0, area), (-1.0, base)])])
-    return Curve(mods, kept, retained, effective if effective.mean is not None else None)
+    return Curve(mods, within(kept), retained, effective if effective.mean is not None else None)
 
 
 def _results(made: Measurements) -> dict[Condition | None, Result]:
@@ -241,6 +246,6 @@ def _results(made: Measurements) -> dict[Condition | None, Result]:
     values = estimates([each for _, each in measured])
     drops = estimates([combined([(1.0, made.clean), (-1.0, each)]) for _, each in measured])
     return {
-        key: Result(dict(each.values), value, drop)
+        key: Result(dict(each.values), within(value), within(drop, -1.0))
         for (key, each), value, drop in zip(measured, values, drops, strict=True)
     }

@@ -89,6 +89,7 @@ def _noise(members: Sequence[Robustness], noisy: tuple[str, ...], precision: int
         f"feature's variance in training; {_draws(asked.draws)}.",
         f"relative: mean over noise amplitudes from none to {levels[-1]}; retained: its share of the clean value.",
         f"effective: relative beyond that of {base} shifted to the same clean value; above 0 = more robust."
+        + _paired(members, noisy)
         if base
         else "effective: – because it needs a measured baseline: late-fusion or concat, or --baseline LABEL.",
         _MARKS,
@@ -96,6 +97,18 @@ def _noise(members: Sequence[Robustness], noisy: tuple[str, ...], precision: int
     title = f"noise on {noisy[0] if noisy else 'all modalities'}"
     heads = [*levels, "relative", "retained", "effective", "effective 95%"]
     return _made(members, title, heads, rows, notes, [*range(1, len(levels) - 1), 0, len(levels) + 1])
+
+
+def _paired(members: Sequence[Robustness], noisy: tuple[str, ...]) -> str:
+    """On how many seeds `effective` rests where these are not all of the run's."""
+    fewer = []
+    for each in members:
+        curve = each.curves.get(noisy or each.mods)
+        if curve is None or each.label == each.baseline:
+            continue
+        n = curve.effective.n if curve.effective else 0
+        fewer += [f"{each.label} n = {n}"] if n < len(each.seeds) else []
+    return f" Only on the seeds of both: {', '.join(fewer)}." if fewer else ""
 
 
 def _mispaired(members: Sequence[Robustness], mods: tuple[str, ...], precision: int) -> Sheet:

@@ -20,8 +20,9 @@ and NLL, which are means, and the infinitesimal jackknife (Efron, The Jackknife,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ RNG_SEED = 0
 CHUNK = 100  # draws at a time: 15,000 samples need 12 MB
 KEPT_COUNTS = 40_000_000  # cells [DRAWS, N] kept from call to call, one byte each
 TINY = 1e-9
+EQUAL = 1e-12  # metrics, and parts of them, below this are rounding
 SMALL_Z = 1e-6
 SEEDS_AND_SAMPLES, SAMPLES, SEEDS = "seeds and samples", "samples", "seeds"
 
@@ -59,11 +61,13 @@ def summary(values: Mapping[int, float]) -> Summary:
 class Measured:
     """One quantity of one run: {seed: value} and {seed: influence of every sample [N]}.
 
-    Influences sum to 0 and are 0 for samples that do not count. Without `slopes` only the seeds vary.
+    Influences sum to 0 and are 0 for samples that do not count. Without `slopes` only the seeds vary. `counts` {seed:
+    how many samples count}; where it is not known, those with an influence.
     """
 
     values: Mapping[int, float]
     slopes: Mapping[int, NDArray]
+    counts: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -123,8 +127,10 @@ class Drawn:
         mean, scale = self.summary.mean, self.parts.total**0.5
         if mean is None:
             return None
-        if scale == 0:  # no sample and no seed disagrees: equal, or different without any doubt
-            return 1.0 if abs(mean) < 1e-12 else 2 / (len(self.z) + 1)
+        if abs(mean) < EQUAL:
+            return 1.0
+        if scale == 0:  # no sample and no seed disagrees: different without any doubt
+            return 2 / (len(self.z) + 1)
         edge = ndtri(stdtr(self.parts.freedom, -abs(mean) / scale))  # where a draw crosses 0
         z = self.z if mean > 0 else -self.z
         return float(min(1.0, 2 * (np.count_nonzero(z <= edge + 1e-9) + 1) / (len(z) + 1)))
@@ -132,24 +138,33 @@ class Drawn:
 
 def measured_mean(each: Mapping[int, NDArray]) -> Measured:
     """The mean of per-sample numbers {seed: [N]}; NaN = does not count. Seeds without any number are left out."""
-    values, slopes = {}, {}
+    values, slopes, many = {}, {}, {}
     for seed, given in each.items():
-        numbers = np.asarray(given, np.float64)
+        numbers = _exact(np.asarray(given, np.float64))
         counts = ~np.isnan(numbers)
         if counts.any():
             values[seed] = float(numbers[counts].mean())
-            slopes[seed] = np.where(counts, numbers - values[seed], 0.0) / np.count_nonzero(counts)
-    return Measured(values, slopes)
+            many[seed] = int(np.count_nonzero(counts))
+            slopes[seed] = np.where(counts, numbers - values[seed], 0.0) / many[seed]
+    return Measured(values, slopes, many)
 
 
 def combined(terms: Sequence[tuple[float, Measured]]) -> Measured:
     """The linear combination of quantities on the seeds that all have; a difference is [(1, a), (-1, b)]."""
     common = _common([measured for _, measured in terms])
-    values = {seed: float(sum(factor * each.values[seed] for factor, each in terms)) for seed in common}
+    values = {seed: float(_exact(sum(factor * each.values[seed] for factor, each in terms))) for seed in common}
     sampled = [seed for seed in common if all(seed in each.slopes for _, each in terms)]
     if len(sampled) < len(common):
         return Measured(values, {})
-    return Measured(values, {s: np.sum([factor * each.slopes[s] for factor, each in terms], axis=0) for s in common})
+    slopes = {s: _exact(np.sum([factor * each.slopes[s] for factor, each in terms], axis=0)) for s in common}
+    counted = [s for s in common if all(s in each.counts for _, each in terms)]
+    return Measured(values, slopes, {s: min(each.counts[s] for _, each in terms) for s in counted})
+
+
+def _exact(numbers: Any) -> NDArray:
+    """Without what rounding leaves of 0: it would be a difference that every seed and sample agrees on."""
+    numbers = np.asarray(numbers, np.float64)
+    return np.where(np.abs(numbers) < EQUAL, 0.0, numbers)
 
 
 def estimate(measured: Measured, level: float = LEVEL) -> Estimate:
@@ -181,7 +196,8 @@ def estimate_of(function: Callable[[NDArray], NDArray], parts: Sequence[Measured
 
     `function` maps [K, ...] to [...]. `mean` is the function of the K means over the common seeds, `sd` the
     spread of the function over seeds. All draws are stretched to the variance of the function's best linear
-    approximation, so that a linear function gets the interval of `combined`. No interval where a draw has no value.
+    approximation, so that a linear function gets the interval of `combined`. Noise only adds to ranges and maxima, so
+    that their draws may all lie above the estimate: the interval reaches it. No interval where a draw has no value.
     """
     common = _common(parts)
     if not common:
@@ -193,7 +209,7 @@ def estimate_of(function: Callable[[NDArray], NDArray], parts: Sequence[Measured
         found = summary(dict(enumerate(np.asarray(function(values), np.float64))))
     if not np.isfinite(mean):
         return Estimate(None, None, 0)
-    averages = [_average(Measured({s: each.values[s] for s in common}, each.slopes)) for each in parts]
+    averages = [_average(replace(each, values={s: each.values[s] for s in common})) for each in parts]
     known = [each for each in averages if each is not None]
     if len(known) < len(parts):
         spread = over_seeds(dict(enumerate(np.asarray(function(values), np.float64))), level)
@@ -207,7 +223,14 @@ def estimate_of(function: Callable[[NDArray], NDArray], parts: Sequence[Measured
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     if not (np.isfinite(low) and np.isfinite(high)):
         return Estimate(mean, found.sd, len(common))
-    return Estimate(mean, found.sd, len(common), float(low), float(high), _over(common))
+    return Estimate(mean, found.sd, len(common), min(float(low), mean), max(float(high), mean), _over(common))
+
+
+def within(found: Estimate, least: float = 0.0, most: float = 1.0) -> Estimate:
+    """The estimate of what cannot lie outside of [least, most], its interval cut there."""
+    if found.low is None or found.high is None:
+        return found
+    return replace(found, low=max(found.low, least), high=min(found.high, most))
 
 
 def drawn(many: Sequence[Measured]) -> list[Drawn | None]:
@@ -226,14 +249,13 @@ def drawn(many: Sequence[Measured]) -> list[Drawn | None]:
     return found
 
 
-def variance(values: NDArray, slopes: NDArray) -> Parts:
-    """Variance of the mean of `values` [S] with the influences `slopes` [S,N], by the crossed model."""
-    return _variance(values, slopes.mean(axis=0), np.einsum("sn,sn->n", slopes, slopes))
+def variance(values: NDArray, slopes: NDArray, samples: int | None = None) -> Parts:
+    """Variance of the mean of `values` [S] with the influences `slopes` [S,N], by the crossed model.
 
-
-def _variance(values: NDArray, slope: NDArray, squares: NDArray) -> Parts:
-    """As `variance`, from the mean over seeds of the influences and the sum of their squares [N]."""
-    seeds, samples = len(values), max(int(np.count_nonzero(squares)), 2)
+    `samples` of the N count; without it those with an influence.
+    """
+    slope, squares = slopes.mean(axis=0), np.einsum("sn,sn->n", slopes, slopes)
+    seeds, samples = len(values), max(int(np.count_nonzero(squares)) if samples is None else samples, 2)
     own = float(slope @ slope)
     by_sample = own * samples / (samples - 1)
     if seeds == 1:
@@ -242,8 +264,17 @@ def _variance(values: NDArray, slope: NDArray, squares: NDArray) -> Parts:
     rest = max(float(squares.sum()) - seeds * own, 0.0)
     both = rest * samples / ((samples - 1) * (seeds - 1) * seeds)
     total = max(by_seed + by_sample - both, by_seed, by_sample)
+    return Parts(by_seed, by_sample, both, total, freedom(by_seed, by_sample, both, seeds, samples))
+
+
+def freedom(by_seed: float, by_sample: float, both: float, seeds: int, samples: int) -> float:
+    """Degrees of freedom of the total (Satterthwaite), at least those of its worst known part.
+
+    The difference in the total makes his approximation fall below any of its parts where all are alike.
+    """
+    total = max(by_seed + by_sample - both, by_seed, by_sample)
     doubt = by_seed**2 / (seeds - 1) + by_sample**2 / (samples - 1) + both**2 / ((seeds - 1) * (samples - 1))
-    return Parts(by_seed, by_sample, both, total, total**2 / doubt if doubt else samples - 1)
+    return max(total**2 / doubt, min(seeds, samples) - 1) if doubt else samples - 1
 
 
 @dataclass(frozen=True)
@@ -262,7 +293,8 @@ def _average(measured: Measured) -> _Average | None:
         return None
     slopes = np.stack([measured.slopes[seed] for seed in seeds])
     values = np.array([measured.values[seed] for seed in seeds])
-    return _Average(seeds, values, slopes.mean(axis=0), variance(values, slopes))
+    known = min((measured.counts[seed] for seed in seeds), default=None) if {*seeds} <= {*measured.counts} else None
+    return _Average(seeds, values, slopes.mean(axis=0), variance(values, slopes, known))
 
 
 def _moves(averages: Sequence[_Average]) -> NDArray:

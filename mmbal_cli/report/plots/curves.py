@@ -106,7 +106,7 @@ def _beside(curves: Sequence[Curve], options: Options, kind: str) -> Figure:
         draw_series(axes, curve.series, style.COLOURS[0], kind, width=1.3)
         _mark_kept(axes, curve, style.COLOURS[0], 3.2)
         _mark_phases(axes, curve.series, style.GREY)
-        axes.set_title(style.shown(curve.label, 24), fontsize=style.TINY)
+        axes.set_title(style.shown(curve.label, 27), fontsize=style.TINY)
         axes.grid(axis="y")
         if i >= len(curves) - columns:
             axes.tick_params(labelbottom=True)

@@ -154,7 +154,7 @@ def _draw(axes: Axes, cloud: Cloud, hollow: set[str]) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.margins(0.15, 0.12)
+    axes.margins(0.15, 0.18)
     if cloud.y.endswith("(%)"):
         style.percent_axis(axes.yaxis)
     axes.set_xlabel(cloud.x)

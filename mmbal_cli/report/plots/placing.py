@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Bbox
 
 ANGLES = tuple(np.deg2rad([0, 180, 40, -40, 140, -140, 90, -90, 20, -20, 160, -160, 65, -65, 115, -115]))
-RADII = (5.0, 9.0, 14.0, 20.0, 28.0, 38.0, 50.0, 64.0)  # points
+RADII = (5.0, 9.0, 14.0, 20.0, 28.0, 38.0, 50.0, 64.0, 80.0, 100.0)  # points
 NEAR = 7.0  # points from which on a thin line leads from a name to its point
 
 
@@ -41,7 +41,9 @@ def spread(axes: Axes, ends: Sequence[tuple[float, float]], labels: Sequence[str
     """Name lines at their ends (x, y in data): right of the axes, apart from each other, thin lines lead there."""
     figure, size = style.figure_of(axes), style.SMALL
     texts = [
-        axes.text(1.045, y, label, transform=axes.get_yaxis_transform(), color=colour, fontsize=size, va="center")
+        axes.text(
+            1.045, y, label, transform=axes.get_yaxis_transform(), color=style.deep(colour), fontsize=size, va="center"
+        )
         for (_, y), label, colour in zip(ends, labels, colours, strict=True)
     ]
     figure.draw_without_rendering()
@@ -58,11 +60,12 @@ def spread(axes: Axes, ends: Sequence[tuple[float, float]], labels: Sequence[str
 
 def around(
     axes: Axes, points: Sequence[tuple[float, float]], labels: Sequence[str], keep_off: NDArray | None = None
-) -> list[int]:
-    """Name each point (data) at the first place around it that is free; returns those that found none.
+) -> None:
+    """Name each point (data) at the first place around it that is free.
 
     Greedy, crowded points last: nearest ring first, sides before corners. Names and the lines that lead to them keep
-    off points, each other and the line through `keep_off` (data).
+    off points, each other and the line through `keep_off` (data). Where there is no such place lines may be crossed,
+    then covered, and only then names.
     """
     figure = style.figure_of(axes)
     figure.draw_without_rendering()
@@ -72,26 +75,28 @@ def around(
              for label, point in zip(labels, points, strict=True)]  # fmt: skip
     renderer = style.renderer_of(figure)
     frame = axes.get_window_extent(renderer)
-    taken = [_square(p, 2.5 * scale) for p in pixels]
-    own = len(taken)
-    if keep_off is not None:
-        corners = axes.transData.transform(keep_off)
-        for start, end in pairwise(corners):
-            taken += _along(start, end, scale)
+    solid = [_square(p, 2.5 * scale) for p in pixels]
+    thin = [] if keep_off is None else [
+        square for start, end in pairwise(axes.transData.transform(keep_off)) for square in _along(start, end, scale)
+    ]  # fmt: skip
     distance = np.linalg.norm(pixels[:, None] - pixels[None], axis=-1)
-    lost = []
     for i in np.argsort((distance < 40 * scale).sum(axis=1), kind="stable"):
-        others = taken[:i] + taken[i + 1 : own] + taken[own:]
+        others = solid[:i] + solid[i + 1 :]
         extent = texts[i].get_window_extent(renderer)
-        found = _first_free(pixels[i], np.array([extent.width, extent.height]), others, frame, scale)
-        if found is None:
-            texts[i].remove()
-            lost.append(int(i))
-            continue
-        box, leader = found
-        taken += [box, *leader]
+        size = np.array([extent.width, extent.height])
+        tries: tuple[tuple[list[NDArray], list[NDArray]], ...]
+        tries = ((others + thin, others + thin), (others + thin, []), (others, []), ([], []))
+        found = (_first_free(pixels[i], size, name, line, frame, scale) for name, line in tries)
+        box, leader = next((place for place in found if place is not None), (_beside(pixels[i], size, scale), []))
+        solid.append(box + np.array([-4, 0, 4, 0]) * scale)  # names beside each other keep a space
+        thin += leader
         _put(axes, texts[i], pixels[i], box, scale, line=bool(leader))
-    return lost
+
+
+def _beside(point: NDArray, size: NDArray, scale: float) -> NDArray:
+    """The box right of a point, whatever is there: for a name that no place in the axes can hold."""
+    low = point + np.array([5 * scale, -size[1] / 2])
+    return np.array([*low, *(low + size)])
 
 
 def _square(centre: NDArray, half: float) -> NDArray:
@@ -105,10 +110,10 @@ def _along(start: NDArray, end: NDArray, scale: float) -> list[NDArray]:
 
 
 def _first_free(
-    point: NDArray, size: NDArray, taken: Sequence[NDArray], frame: Bbox, scale: float
+    point: NDArray, size: NDArray, name: Sequence[NDArray], line: Sequence[NDArray], frame: Bbox, scale: float
 ) -> tuple[NDArray, list[NDArray]] | None:
-    """The first free box [x0,y0,x1,y1] around `point`, and the squares of the line that leads there."""
-    others = np.array(taken).reshape(-1, 4)
+    """The first box [x0,y0,x1,y1] around `point` free of `name`, and squares of the line there, free of `line`."""
+    solid, thin = np.array(name).reshape(-1, 4), np.array(line).reshape(-1, 4)
     for radius in RADII:
         for angle in ANGLES:
             way = np.round([np.cos(angle), np.sin(angle)], 9)
@@ -118,7 +123,7 @@ def _first_free(
             near = np.clip(point, box[:2], box[2:])
             far = np.linalg.norm(near - point) > NEAR * scale
             leader = _along(point, near, scale)[2:] if far else []
-            if inside and not any(_hits(each, others) for each in (box, *leader)):
+            if inside and not _hits(box, solid) and not any(_hits(each, thin) for each in leader):
                 return box, leader
     return None
 

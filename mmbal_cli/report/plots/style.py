@@ -154,6 +154,12 @@ def colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
+def deep(colour: str) -> str:
+    """A darker shade of `colour`, for small text on white."""
+    channels = [int(int(colour[i : i + 2], 16) * 0.72) for i in (1, 3, 5)]
+    return "#" + "".join(f"{channel:02x}" for channel in channels)
+
+
 def dash(index: int) -> Any:
     """Line style of the series `index`."""
     return DASHES[index % len(DASHES)]
