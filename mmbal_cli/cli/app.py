@@ -5,6 +5,8 @@ Nothing here imports torch, numpy or h5py: `--help` answers at once, commands lo
 
 from __future__ import annotations
 
+import errno
+import inspect
 import os
 import signal
 import sys
@@ -36,7 +38,7 @@ from mmbal_cli.cli import (
     train,
 )
 from mmbal_cli.cli.console import err, error_panel
-from mmbal_cli.errors import EXIT_INTERRUPT, Interrupted, MmbalError
+from mmbal_cli.errors import EXIT_INTERRUPT, Interrupted, MmbalError, UsageError
 
 EPILOG = (
     "Exit codes: 0 done · 1 a check or comparison has findings · 2 usage or recipe · 3 data or cache · "
@@ -71,6 +73,19 @@ app.add_typer(encoders.app, name="encoders", rich_help_panel=LOOKING)
 app.add_typer(cache.app, name="cache", rich_help_panel=LOOKING)
 
 
+def _unwrap(group: typer.Typer) -> None:
+    """Each paragraph of a command's help in one line: where it breaks is the terminal's choice, not the source's."""
+    for command in group.registered_commands:
+        paragraphs = inspect.cleandoc((command.callback and command.callback.__doc__) or "").split("\n\n")
+        command.help = command.help or "\n\n".join(" ".join(text.split()) for text in paragraphs)
+    for each in group.registered_groups:
+        if each.typer_instance is not None:
+            _unwrap(each.typer_instance)
+
+
+_unwrap(app)
+
+
 def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"mmbal {__version__}")
@@ -102,6 +117,15 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise Interrupted(f"Stopped by {signal.Signals(number).name}.", KEPT)
 
 
+def _named(bug: Exception) -> MmbalError:
+    """The error to show for what nobody foresaw: no room for the output, or a fault of ours with its place."""
+    if isinstance(bug, OSError) and bug.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return UsageError(f"{bug.filename or 'The output'} cannot be written: {bug.strerror}.", "Expected more room.")
+    where = traceback.extract_tb(bug.__traceback__)[-1]
+    found = f"{type(bug).__name__}: {bug} ({Path(where.filename).name}:{where.lineno})"
+    return MmbalError(found, "This is a fault of mmbal.", "mmbal -v ... shows the traceback")
+
+
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the documented code."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
@@ -114,16 +138,16 @@ def main(argv: list[str] | None = None) -> NoReturn:
             traceback.print_exc()
         err().print(error_panel(error))
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # `mmbal compare | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except Exception as bug:
         if os.environ.get("MMBAL_VERBOSE"):
             traceback.print_exc()
-        where = traceback.extract_tb(bug.__traceback__)[-1]
-        found = f"{type(bug).__name__}: {bug} ({Path(where.filename).name}:{where.lineno})"
-        err().print(error_panel(MmbalError(found, "This is a fault of mmbal.", "mmbal -v ... shows the traceback")))
-        sys.exit(MmbalError.exit_code)
+        named = _named(bug)
+        err().print(error_panel(named))
+        sys.exit(named.exit_code)
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # `mmbal compare | head`: the reader has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(0)
         if end.code == EXIT_INTERRUPT:  # the framework turned Ctrl-C into an exit without a word
             err().print(error_panel(Interrupted("Stopped by Ctrl-C.", KEPT)))
         raise

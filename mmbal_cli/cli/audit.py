@@ -9,7 +9,7 @@ import typer
 
 from mmbal_cli.cli.compare import metric_names
 from mmbal_cli.cli.options import RUNS, Runs
-from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver
+from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver, say_left_out
 from mmbal_cli.errors import EXIT_FINDINGS, UsageError
 
 
@@ -33,10 +33,16 @@ def audit(
 
     from mmbal_cli.report.audit import audit as audit_runs
     from mmbal_cli.report.audit import document, lines, sheets
-    from mmbal_cli.report.runs import find_runs, read_run
+    from mmbal_cli.report.runs import find_runs, read_runs
 
-    audits = audit_runs([read_run(folder) for folder in find_runs(names or [], runs)], chosen[0])
-    report = Report(lambda digits: sheets(audits, digits), lambda: document(audits), lambda: lines(audits))
+    found, unreadable = read_runs(find_runs(names or [], runs))
+    audits = audit_runs(found, chosen[0])
+    report = Report(
+        lambda digits: sheets(audits, digits),
+        lambda: document(audits) | {"unreadable": unreadable},
+        lambda: lines(audits),
+    )
     deliver(report, format, output, precision)
-    if any(row.faults for each in audits for row in each.rows):
+    say_left_out(unreadable)
+    if unreadable or any(row.faults for each in audits for row in each.rows):
         raise typer.Exit(EXIT_FINDINGS)

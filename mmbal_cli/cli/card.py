@@ -10,7 +10,7 @@ import typer
 from mmbal_cli.cli.compare import Saved
 from mmbal_cli.cli.console import note, stage
 from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, Runs, Split
-from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver
+from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver, say_left_out
 from mmbal_cli.errors import EXIT_FINDINGS
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Fresh = Annotated[
 
 def card(
     names: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUNS", help="Run folders or names; all of --runs by default.")
+        list[Path] | None, typer.Argument(metavar="RUN", help="Run folders or names; all of --runs by default.")
     ] = None,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
@@ -39,6 +39,7 @@ def card(
     """Imbalance report card: unimodal gaps, Shapley values, utilisation, who was right, classes; with intervals.
 
     One run gets all tables, several a summary. Give the unimodal:M runs too: they are what each modality could do.
+
     Exit code 1 when a part is missing (a run without a finished seed, features that are gone) or no run is left.
     """
     from mmbal_cli.report.card import card as make_cards
@@ -54,8 +55,7 @@ def card(
         lambda: [line for i, each in enumerate(cards) for line in lines(each)[min(i, 1) :]],
     )
     deliver(report, format, output, precision)
-    for name, reason in unreadable.items():
-        note(f"left out: {name}: {reason}")
+    say_left_out(unreadable)
     for each in cards:
         for name, reason in each.left_out.items():
             note(f"left out: {name}: {reason}")

@@ -13,7 +13,7 @@ import typer
 
 from mmbal_cli.cli.console import note
 from mmbal_cli.cli.options import RUNS, Runs, Split
-from mmbal_cli.cli.output import Format, Formats, Output, Precision, Report, deliver
+from mmbal_cli.cli.output import Format, Formats, Output, Precision, Report, deliver, say_left_out
 from mmbal_cli.errors import EXIT_FINDINGS, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ Axes = Annotated[str | None, typer.Option(metavar="AXES", help=AXES)]
 
 def compare(
     names: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUNS", help="Run folders or names; all of --runs by default.")
+        list[Path] | None, typer.Argument(metavar="RUN", help="Run folders or names; all of --runs by default.")
     ] = None,
     runs: Runs = RUNS,
     metric: Metrics = METRICS,
@@ -184,8 +184,7 @@ def hand_over(
 ) -> None:
     """Print or write a comparison, and say which runs could not be read."""
     deliver(report, format, output, precision)
-    for name, reason in unreadable.items():
-        note(f"left out: {name}: {reason}")
+    say_left_out(unreadable)
 
 
 def metric_names(text: str) -> list[str]:

@@ -49,6 +49,7 @@ def note(message: str) -> None:
 def emit_json(document: Any) -> None:
     """Write one JSON document, and nothing else, to stdout."""
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.flush()
 
 
 def error_panel(error: MmbalError) -> Panel:

@@ -10,7 +10,7 @@ import typer
 
 from mmbal_cli.cli.console import note
 from mmbal_cli.cli.options import RUNS, Runs
-from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver
+from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver, say_left_out
 from mmbal_cli.errors import EXIT_FINDINGS
 
 
@@ -28,26 +28,30 @@ def dynamics(
 ) -> None:
     """Show how training went: accuracies, losses, gradient norms and coefficients by epoch, all methods on one scale.
 
-    CSV and JSON hold every value of every seed (all columns without --column). Exit code 1 when records are damaged.
+    CSV and JSON hold every value of every seed (all columns without --column).
+
+    Exit code 1 when a run or its records cannot be read.
     """
     from mmbal_cli.report.dynamics import document, families, lines
     from mmbal_cli.report.dynamics import dynamics as read
-    from mmbal_cli.report.runs import find_runs, read_run
+    from mmbal_cli.report.runs import find_runs, read_runs
     from mmbal_cli.report.sparklines import BLOCKS, PLAIN, sheets
 
-    many = [read(read_run(folder)) for folder in find_runs(names or [], runs)]
+    found, unreadable = read_runs(find_runs(names or [], runs))
+    many = [read(run) for run in found]
     families(many, column)  # a wrong pattern is refused before anything is written
     levels = PLAIN if output is None and not _prints(BLOCKS + "→") else BLOCKS
     report = Report(
         lambda digits: sheets(many, digits, column, levels),
-        lambda: document(many, column),
+        lambda: document(many, column) | {"unreadable": unreadable},
         lambda: lines(many, column),
     )
     deliver(report, format, output, precision)
+    say_left_out(unreadable)
     damaged = [(each.run.name, seed, reason) for each in many for seed, reason in each.unreadable.items()]
     for name, seed, reason in damaged:
         note(f"left out: {name}: seed {seed}: {reason}")
-    if damaged:
+    if damaged or unreadable:
         raise typer.Exit(EXIT_FINDINGS)
 
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmbal_cli.cli.compare import Metrics, few_threads, metric_names
-from mmbal_cli.cli.console import note
 from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, Runs, Split
-from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver
+from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver, say_left_out
 from mmbal_cli.errors import EXIT_FINDINGS, CacheError, UsageError
 
 if TYPE_CHECKING:
@@ -74,8 +73,7 @@ def evaluate(
         lambda: lines(evaluations),
     )
     deliver(report, format, output, precision)
-    for name, reason in [*left_out.items(), *((name, "no seed has finished") for name in unfinished)]:
-        note(f"left out: {name}: {reason}")
+    say_left_out(left_out | dict.fromkeys(unfinished, "no seed has finished"))
     if unfinished or left_out:
         raise typer.Exit(EXIT_FINDINGS)
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -98,9 +98,16 @@ def deliver(report: Report, format: Format | None, output: Path | None, precisio
     text = makers[format]()
     if output is None:
         sys.stdout.write(text)
+        sys.stdout.flush()  # a full disk is an error here, not a line of Python's when it ends
         return
     write_text(output, text)
     note(f"wrote {output} ({format})")
+
+
+def say_left_out(runs: Mapping[str, str]) -> None:
+    """Name the runs that could not be read, {name: reason}."""
+    for name, reason in runs.items():
+        note(f"left out: {name}: {reason}")
 
 
 def write_bytes(output: Path, data: bytes) -> None:

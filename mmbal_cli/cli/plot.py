@@ -15,7 +15,7 @@ from rich.text import Text
 from mmbal_cli.cli.compare import metric_names
 from mmbal_cli.cli.console import note, out, stage
 from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, Runs
-from mmbal_cli.cli.output import check_output, write_bytes
+from mmbal_cli.cli.output import check_output, say_left_out, write_bytes
 from mmbal_cli.errors import EXIT_FINDINGS, MmbalError, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Target:
 
 
 Names = Annotated[
-    list[Path] | None, typer.Argument(metavar="RUNS", help="Run folders or names; all of --runs by default.")
+    list[Path] | None, typer.Argument(metavar="RUN", help="Run folders or names; all of --runs by default.")
 ]
 Kinds = Annotated[list[Kind], typer.Option("--kind", "-k", help="What to draw; repeatable.")]
 Out = Annotated[
@@ -112,9 +112,9 @@ def plot(
     measure = metric_names(metric)[0]
 
     from mmbal_cli.report.plots import Options, gather
-    from mmbal_cli.report.runs import find_runs, read_run
+    from mmbal_cli.report.runs import find_runs, read_runs
 
-    found = [read_run(folder) for folder in find_runs(names or [], runs)]
+    found, damaged = read_runs(find_runs(names or [], runs))
     options = Options(
         split.value, measure, column, width.value, cache=cache, device=device, projection=projection.value
     )
@@ -122,9 +122,9 @@ def plot(
     if not gathered.groups:
         raise UsageError(f"No run could be read: {next(iter(gathered.unreadable.values()), 'there is none')}")
     written = _draw(_wanted(kind), gathered, options, target, dpi)
-    for name, reason in gathered.unreadable.items():
-        note(f"left out: {name}: {reason}")
-    if gathered.unreadable or not written:
+    unreadable = {**damaged, **gathered.unreadable}
+    say_left_out(unreadable)
+    if unreadable or not written:
         raise typer.Exit(EXIT_FINDINGS)
 
 

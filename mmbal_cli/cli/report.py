@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
+import difflib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +14,11 @@ from mmbal_cli.cli import calibration, card, dynamics, robustness
 from mmbal_cli.cli.compare import METRICS, Metrics, Saved, metric_names
 from mmbal_cli.cli.console import note, stage
 from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, Runs, Split
-from mmbal_cli.cli.output import write_text
+from mmbal_cli.cli.output import check_output, say_left_out, write_text
 from mmbal_cli.errors import EXIT_FINDINGS, UsageError
 
 PAGE = "page"
+COMMANDS = ("card", "robustness", "calibration", "dynamics")
 
 
 class PageGroup(TyperGroup):
@@ -57,12 +58,17 @@ def page(
     names: Annotated[
         list[Path] | None, typer.Argument(metavar="RUN", help="Run folders or names; all of --runs by default.")
     ] = None,
-    output: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("report.html"),
+    output: Annotated[Path, typer.Option("--out", "-o", callback=check_output, help="The file to write.")] = Path(
+        "report.html"
+    ),
     title: Annotated[str, typer.Option(help="Title of the page; the data sets by default.")] = "",
     metric: Metrics = METRICS,
     split: Saved = Split.test,
     baseline: Annotated[
-        str | None, typer.Option(help="Run that others are compared with; concat by default, where it is there.")
+        str | None,
+        typer.Option(
+            metavar="LABEL|RUN", help="Run that others are compared with; concat by default, where it is there."
+        ),
     ] = None,
     no_fresh: Annotated[bool, typer.Option("--no-fresh", help="Only what is saved: no models, no features.")] = False,
     runs: Runs = RUNS,
@@ -71,34 +77,29 @@ def page(
 ) -> None:
     """Write one self-contained HTML page of RUNs."""
     metrics = metric_names(metric)
-    _refuse_unwritable(output)
 
     from mmbal_cli.report import page as pages
-    from mmbal_cli.report.runs import find_runs, read_run
+    from mmbal_cli.report.runs import find_runs, read_runs
 
-    found = [read_run(folder) for folder in find_runs(names or [], runs)]
+    found, unreadable = read_runs(find_runs(_no_command(names or [], runs), runs))
     asked = pages.Asked(title, split.value, tuple(metrics), baseline, not no_fresh, cache, device)
     with stage("report", pages.steps(found, asked)) as advance:
-        made = pages.page(found, asked, advance)
+        made = pages.page(found, asked, advance, unreadable)
     write_text(output, made.html)
     note(f"wrote {output} ({len(made.html.encode()) / 1e6:.1f} MB, {len(found)} runs)")
     for section, reason in made.missing.items():
         note(f"{section}: {reason}")
+    say_left_out(made.unreadable)
     if made.unreadable:
         raise typer.Exit(EXIT_FINDINGS)
 
 
-def _refuse_unwritable(output: Path) -> None:
-    """Raise UsageError before the work when the page could not be written after it."""
-    place = output if output.exists() else output.parent
-    reason = ""
-    if output.is_dir():
-        reason = "it is a folder"
-    elif not place.exists():
-        reason = f"there is no folder {output.parent}"
-    elif not os.access(place, os.W_OK):
-        reason = "permission denied"
-    if reason:
+def _no_command(names: list[Path], runs: Path) -> list[Path]:
+    """`names`, unless the first looks like a mistyped command. Raises UsageError then."""
+    first = str(names[0]) if names else ""
+    near = difflib.get_close_matches(first, COMMANDS, n=1, cutoff=0.7)
+    if near and not any(place.exists() for place in (names[0], runs / names[0])):
         raise UsageError(
-            f"{output} cannot be written: {reason}.", "Expected a file in a folder that is there.", "-o FILE"
+            f"There is no run and no command {first}.", f"Did you mean '{near[0]}'?", f"mmbal report {near[0]}"
         )
+    return names

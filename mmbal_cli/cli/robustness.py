@@ -11,7 +11,7 @@ import typer
 from mmbal_cli.cli.compare import Saved
 from mmbal_cli.cli.console import note, stage
 from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, Runs, Split
-from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver
+from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver, say_left_out
 from mmbal_cli.errors import EXIT_FINDINGS, UsageError
 
 
@@ -50,26 +50,32 @@ def robustness(
 ) -> None:
     """Show robustness of RUNs: every subset of modalities, feature noise, modalities of another sample.
 
-    The selected models predict again from the prepared features; nothing is trained. Exit code 1 when a run could
-    not be measured.
+    The selected models predict again from the prepared features; nothing is trained.
+
+    Exit code 1 when a run could not be measured.
     """
     levels = _levels(snr)
 
     from mmbal_cli.report.robustness import Asked, check, document, lines, sheets
     from mmbal_cli.report.robustness import robustness as measure
-    from mmbal_cli.report.runs import find_runs, read_run
+    from mmbal_cli.report.runs import find_runs, read_runs
 
     key = metric.strip().lower().replace("-", "_")
     asked = check(Asked(key, absent.value, levels, draws, baseline or "", device))
-    found_runs = [read_run(folder) for folder in find_runs(names or [], runs)]
+    found_runs, unreadable = read_runs(find_runs(names or [], runs))
     with stage("robustness", len(found_runs)) as advance:
         found = measure(found_runs, cache, split.value, asked, advance)
-    report = Report(lambda digits: sheets(found, digits), lambda: document(found), lambda: lines(found))
+    report = Report(
+        lambda digits: sheets(found, digits),
+        lambda: document(found) | {"unreadable": unreadable},
+        lambda: lines(found),
+    )
     deliver(report, format, output, precision)
+    say_left_out(unreadable)
     problems = [each for each in found if each.problem]
     for each in problems:
         note(f"not measured: {each.run.name}: {each.problem}")
-    if problems:
+    if problems or unreadable:
         raise typer.Exit(EXIT_FINDINGS)
 
 

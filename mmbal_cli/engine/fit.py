@@ -109,7 +109,7 @@ class Fit:
             self.wake(batch)
             losses.append(method.step(batch))
             sizes.append(batch.y.shape[1] if batch.valid is None else batch.valid.sum(1))
-            if (self.steps + step) % EVERY == 0:
+            if (self.steps + step) % EVERY == 0 or step == method.epoch == 0:
                 record_batch(method, batch)
         self.wake(None)
         each = torch.stack(losses)  # [steps,S]
@@ -117,7 +117,8 @@ class Fit:
         method.eval()
         method.end_epoch(self.peek)
         weight = torch.stack(sizes).to(each.dtype) if parts else each.new_tensor(sizes)[:, None]  # samples of a step
-        return {"train/loss": (each * (weight / weight.sum(0).clamp_min(1))).sum(0)} | method.collect()
+        shares = (each * (weight / weight.sum(0).clamp_min(1))).T.contiguous()  # a row a seed: its sum is its own
+        return {"train/loss": shares.sum(1)} | method.collect()
 
     def wake(self, batch: Batch | None) -> None:
         """Seeds that have no sample in this batch draw no noise and record nothing."""

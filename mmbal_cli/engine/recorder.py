@@ -1,7 +1,7 @@
 """What is recorded of a batch now and then, under the same names for every method, at bounded cost.
 
-Every `EVERY` steps, counted over the whole training, the batch of the step is looked at once more, after the update and
-in evaluation mode (no noise is drawn, nothing of the training changes):
+In the first step of a phase and every `EVERY` steps, counted over the whole training, the batch of the step is looked
+at once more, after the update and in evaluation mode (no noise is drawn, nothing of the training changes):
 
     train/accuracy, train/nll     of the fused prediction;  train/accuracy/M, train/nll/M  of each modality's own logits
     grad/M                        2-norm of the gradient of M's adapter, as it was used

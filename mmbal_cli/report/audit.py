@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mmbal_cli.errors import CacheError
+from mmbal_cli.report.captions import failures
 from mmbal_cli.report.groups import Group, groups
 from mmbal_cli.report.measure import measure
 from mmbal_cli.report.metrics import METRICS
@@ -84,7 +85,8 @@ def _audited(run: Run, label: str, metric: str) -> Audited:
         faults = [f"seed {result.facts.seed}: {fault}" for result in done for fault in _faults(run, result)]
         rows = {result.facts.seed: _last(result) for result in done}
     except (CacheError, OSError) as error:
-        return Audited(run, label, _NOTHING, None, None, summary({}), (None, None), (str(error),))
+        why = str(error) if isinstance(error, CacheError) else f"{error.filename} cannot be read: {error.strerror}"
+        return Audited(run, label, _NOTHING, None, None, summary({}), (None, None), (why.rstrip("."),))
     kept = [result for result in done if result.facts.seed not in failed]
     of_test, of_validation = (
         measure({result.facts.seed: found[result.facts.seed] for result in kept}, metric) for found in (peeked, sealed)
@@ -98,7 +100,7 @@ def _audited(run: Run, label: str, metric: str) -> Audited:
         label,
         within(estimate(of_validation), most=most),
         within(estimate(of_test), most=most) if legacy else None,
-        estimate(combined([(1, of_test), (-1, of_validation)])) if legacy else None,
+        within(estimate(combined([(1, of_test), (-1, of_validation)])), -most, most) if legacy else None,
         summary({seed: value for seed, value in last.items() if value is not None}),
         (_average(by_validation), _average(by_test) if legacy else None),
         tuple(faults),
@@ -113,7 +115,7 @@ def _faults(run: Run, result: SeedResult) -> list[str]:
     """What is wrong with the selection of one seed, by its own records."""
     rows, _ = result.records()
     legacy = bool(run.facts.stamp)
-    stage, faults = _last_stage(rows), []
+    stage, faults = _last_stage(rows), [] if rows else ["its records are empty"]
     selected = {
         "test" if legacy else "val": result.facts.best_epoch,
         **({"val": result.facts.sealed_epoch} if legacy else {}),
@@ -203,7 +205,7 @@ def _legacy_sheet(each: Audit, precision: int) -> Sheet:
         heads,
         rows,
         list(_legacy_notes(each, precision)),
-        f"Not comparable with the table above: {each.group.apart}." if each.group.apart else "",
+        f"Not comparable with the other runs on {each.group.dataset}: {each.group.apart}." if each.group.apart else "",
         hide=(7, 6, 5),
     )
 
@@ -241,7 +243,11 @@ def _sealed_sheet(each: Audit, precision: int) -> Sheet:
         if row.sealed.mean is not None:
             sd = "" if row.sealed.sd is None else number(row.sealed.sd, percent=percent, precision=precision)
             value = Entry(number(row.sealed.mean, percent=percent, precision=precision), sd)
-        verdict = Entry("sealed", style="green") if not row.faults else Entry(f"{len(row.faults)} faults", style="red")
+        verdict = (
+            Entry("sealed", style="green")
+            if not row.faults
+            else Entry(f"{len(row.faults)} fault{'s' * (len(row.faults) > 1)}", style="red")
+        )
         epoch = Entry(number(row.epochs[0], percent=False, precision=0))
         rows.append([Entry(row.label, style="cyan"), verdict, Entry(str(row.sealed.n)), value, epoch])
     notes = [
@@ -254,19 +260,14 @@ def _sealed_sheet(each: Audit, precision: int) -> Sheet:
         ("method", "selection", "n", title, "epoch"),
         rows,
         notes + _fault_notes(each),
-        f"Not comparable with the table above: {each.group.apart}." if each.group.apart else "",
+        f"Not comparable with the other runs on {each.group.dataset}: {each.group.apart}." if each.group.apart else "",
         left=2,
         hide=(4,),
     )
 
 
 def _fault_notes(each: Audit) -> list[str]:
-    problem = [f"Left out: {each.group.problem}"] if each.group.problem else []
-    problem += [
-        f"{row.label}: seed {seed} failed and is left out ({why})."
-        for row in each.rows
-        for seed, why in row.failed.items()
-    ]
+    problem = [text for row in each.rows for text in failures(row.failed, row.label)]
     return problem + [f"FAULT {row.label}: {'; '.join(row.faults)}." for row in each.rows if row.faults]
 
 

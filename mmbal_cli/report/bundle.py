@@ -109,6 +109,8 @@ def pack(run: Run, cache: Path, *, weights: bool = False) -> tuple[bytes, Conten
             path = result.folder / name
             if path.exists():
                 parcel.files[f"{result.folder.name}/{name}"] = path.read_bytes()
+            elif name == "records.jsonl":
+                parcel.notes.append(f"{result.folder.name} has no records: its training cannot be looked at")
             elif name == WEIGHTS and result.facts.status == "done":
                 raise CacheError(f"{path} is not there.", "The weights were asked for.", "leave --with-weights out")
     facts = _facts(run, parcel)
@@ -144,10 +146,13 @@ def _environment(run: Run, parcel: Parcel) -> dict[str, Any]:
     """env.json with the command's absolute paths cut to their last part."""
     try:
         environment = json.loads((run.folder / "env.json").read_bytes())
+        if not isinstance(environment, dict):
+            raise ValueError("not an object")
     except (OSError, ValueError):
         parcel.notes.append("env.json of the run cannot be read: versions and device are unknown")
         return {}
-    words = [str(word) for word in environment.get("command", [])]
+    command = environment.get("command")
+    words = [str(word) for word in command] if isinstance(command, list) else []
     environment["command"] = [without_paths(word) for word in words]
     if environment["command"] != words:
         parcel.notes.append("the command that trained the run named absolute paths: only their last part is kept")

@@ -52,6 +52,8 @@ _RANGE = {  # where intervals end because the quantity does; of the others they 
     "overconfidence": (-1.0, 1.0),
     "ece": _SHARE,
     "ece_chance": _SHARE,
+    "ece_change": (-1.0, 1.0),
+    "brier_change": (-2.0, 2.0),
     "nll": (0.0, math.inf),
     "brier": (0.0, 2.0),
     "temperature": (0.0, math.inf),

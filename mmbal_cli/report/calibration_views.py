@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from mmbal_cli.report.captions import failures
 from mmbal_cli.report.tables import Entry, Sheet, number
 from mmbal_cli.report.temperature import LIMITS
 
@@ -157,9 +158,7 @@ def _warnings(members: Sequence[Calibration]) -> list[str]:
     for each in members:
         if each.problem:
             found.append(f"{each.label}: not scored, {each.problem}")
-        found += [
-            f"{each.label}: seed {seed} failed and is left out ({why})." for seed, why in (each.failed or {}).items()
-        ]
+        found += failures(each.failed or {}, each.label)
         empty = [part.name for part in each.parts if not any(part.samples.values())]
         if empty:
             found.append(f"{each.label}: no sample has {', '.join(empty)}.")

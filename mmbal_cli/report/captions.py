@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from mmbal_cli.encode import SHIPPED
 from mmbal_cli.report.blocks import Block, Row
@@ -41,6 +41,16 @@ def seed_range(seeds: Iterable[int]) -> str:
         else:
             groups.append([seed])
     return ", ".join(str(g[0]) if len(g) == 1 else f"{g[0]}-{g[-1]}" for g in groups)
+
+
+def failures(failed: Mapping[int, str], label: str = "") -> Iterator[str]:
+    """One sentence for each reason: "ogm-ge: seeds 2-4 failed and are left out (the loss is not finite)."."""
+    reasons: dict[str, list[int]] = {}
+    for seed, reason in failed.items():
+        reasons.setdefault(reason, []).append(seed)
+    for reason, seeds in reasons.items():
+        what = f"seed {seeds[0]} failed and is" if len(seeds) == 1 else f"seeds {seed_range(seeds)} failed and are"
+        yield f"{f'{label}: {what}' if label else what.capitalize()} left out ({reason})."
 
 
 def coverage(block: Block) -> dict[str, int]:
@@ -146,8 +156,7 @@ def _warnings(block: Block) -> Iterator[str]:
         odd = [f"{row.label} {seed_range(row.seeds)}" for row in block.rows if row.seeds not in ((), usual)]
         yield f"Seeds are {seed_range(usual)}, but {', '.join(odd)}; differences use the seeds that both rows have."
     for row in block.rows:
-        for seed, reason in row.failed.items():
-            yield f"{row.label}: seed {seed} failed and is left out ({reason})."
+        yield from failures(row.failed, row.label)
     empty = [row.label for row in block.rows if not row.seeds and not row.failed]
     if empty:
         yield f"No finished seed yet: {', '.join(empty)}."

@@ -139,12 +139,24 @@ def _training(row: RunCard, precision: int) -> Sheet | None:
             if row.among("discrepancy", "mean")
             else ""
         ),
-        f"Over the epochs of the last phase in which they were recorded; mean over {len(row.seeds)} seeds"
-        + (" and 95% t interval." if len(row.seeds) > 1 else "."),
+        f"Over the epochs of the last phase in which they were recorded; {_recorded(row, columns)}.",
     ]
     hide = [i for i, (_, when) in enumerate(columns, 1) if when == "middle"]
     hide += [i for i, column in enumerate(columns, 1) if column == ("discrepancy", "mean")]
     return Sheet(_title(row, "what training gave each modality"), heads, rows, notes, hide=hide)
+
+
+def _recorded(row: RunCard, columns: Sequence[tuple[str, str]]) -> str:
+    """Over how many seeds the numbers of the records are means: those whose records have them."""
+    found = [row.get(part, when, m) for part, when in columns for m in row.mods]
+    counts = sorted({each.n for each in found if each is not None})
+    if counts == [1]:
+        return "one seed, no interval"
+    return (
+        f"mean over {counts[0]} seeds and 95% t interval"
+        if len(counts) == 1
+        else (f"means over {counts[0]} to {counts[-1]} seeds and 95% t intervals")
+    )
 
 
 def _right(row: RunCard, precision: int) -> Sheet | None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbal_cli.errors import MmbalError
-from mmbal_cli.report.card_parts import MAIN_WAY, Key, Pool, Subject, joined
+from mmbal_cli.report.card_parts import MAIN_WAY, SHARE, TWICE, Key, Pool, Subject, joined
 from mmbal_cli.report.card_saved import add_gap
 from mmbal_cli.report.fresh import fresh
 from mmbal_cli.report.imbalance import (
@@ -105,7 +105,7 @@ def _add_coalitions(pool: Pool, mods: Sequence[str], way: str, hits: Hits) -> Se
     M = len(mods)
     accuracy = [
         pool.add(Key("coalition", "accuracy", joined(members(code, mods)), way),
-                 measured_mean({seed: each[code] for seed, each in hits.items()}), share=True)
+                 measured_mean({seed: each[code] for seed, each in hits.items()}), limits=SHARE)
         for code in range(2**M)
     ]  # fmt: skip
     each_phi = {seed: shapley(each.T) for seed, each in hits.items()}  # linear, so samples have values of their own
@@ -117,7 +117,7 @@ def _add_coalitions(pool: Pool, mods: Sequence[str], way: str, hits: Hits) -> Se
     each_pair = {seed: interaction(each.T) for seed, each in hits.items()}
     for j, pair in enumerate(combinations(mods, 2)):
         measured = measured_mean({seed: each[:, j] for seed, each in each_pair.items()})
-        pool.add(Key("interaction", "index", joined(pair), way), measured)
+        pool.add(Key("interaction", "index", joined(pair), way), measured, TWICE)
     everybody = accuracy[-1]
     without = [accuracy[2**M - 1 - (1 << i)] for i in range(M)]
     for m, rest in zip(mods, without, strict=True):
@@ -150,7 +150,7 @@ def _add_probes(pool: Pool, subject: Subject, opened: Opened, split: str) -> Non
 
     for m, hits in probe_hits(opened, split).items():
         kept = {seed: each for seed, each in hits.items() if seed in subject.good}
-        inside = pool.add(Key("inside", "probe", m), measured_mean(kept), share=True)
+        inside = pool.add(Key("inside", "probe", m), measured_mean(kept), limits=SHARE)
         if Key("inside", "alone", m) in pool.plain:
             add_gap(pool, "probe", m, inside)
 

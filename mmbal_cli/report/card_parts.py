@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -111,6 +112,8 @@ class Card:
 
 
 Joint = Callable[[NDArray], NDArray]
+Limits = tuple[float, float]
+SHARE, DIFFERENCE, TWICE, UNLIMITED = (0.0, 1.0), (-1.0, 1.0), (-2.0, 2.0), (-math.inf, math.inf)
 
 
 class Pool:
@@ -120,22 +123,18 @@ class Pool:
         self.plain: dict[Key, Measured] = {}
         self.joint: dict[Key, tuple[Joint, Sequence[Measured]]] = {}
         self.known: dict[Key, Estimate] = {}
-        self.bounded: set[Key] = set()
+        self.limits: dict[Key, Limits] = {}
         self.order: list[Key] = []
 
-    def add(self, key: Key, measured: Measured, share: bool = False) -> Measured:
-        """A mean over samples, or a linear combination of such; the interval of a `share` stays within 0 to 1."""
-        self.plain[key] = measured
-        if share:
-            self.bounded.add(key)
+    def add(self, key: Key, measured: Measured, limits: Limits = DIFFERENCE) -> Measured:
+        """A mean over samples, or a linear combination of such; its interval stays within `limits`."""
+        self.plain[key], self.limits[key] = measured, limits
         self.order.append(key)
         return measured
 
-    def add_joint(self, key: Key, function: Joint, parts: Sequence[Measured], share: bool = False) -> None:
+    def add_joint(self, key: Key, function: Joint, parts: Sequence[Measured], limits: Limits = UNLIMITED) -> None:
         """A function [K,...] -> [...] of several means."""
-        self.joint[key] = function, parts
-        if share:
-            self.bounded.add(key)
+        self.joint[key], self.limits[key] = (function, parts), limits
         self.order.append(key)
 
     def add_known(self, key: Key, estimate: Estimate) -> None:
@@ -148,7 +147,7 @@ class Pool:
         found = dict(zip(self.plain, estimates(list(self.plain.values())), strict=True)) | self.known
         for key, (function, parts) in self.joint.items():
             found[key] = estimate_of(function, parts)
-        return {key: within(found[key]) if key in self.bounded else found[key] for key in self.order}
+        return {key: within(found[key], *self.limits.get(key, UNLIMITED)) for key in self.order}
 
 
 def counted(each: NDArray, where: NDArray) -> NDArray:

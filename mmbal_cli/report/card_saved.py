@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbal_cli.errors import CacheError
-from mmbal_cli.report.card_parts import FUSED, Key, Pool, Subject, counted, joined
+from mmbal_cli.report.card_parts import DIFFERENCE, FUSED, SHARE, Key, Pool, Subject, counted, joined
 from mmbal_cli.report.imbalance import course, gradient_share, last_phase, members, oracle, patterns
 from mmbal_cli.report.predictions import Predictions
 from mmbal_cli.report.statistics import Measured, combined, measured_mean, over_seeds, within
@@ -42,12 +42,12 @@ def add_saved(pool: Pool, subject: Subject, alone: Mapping[str, Subject]) -> Non
     """Fused and declared accuracies, gaps to `alone` {modality: run of it}, who was right, oracles, classes."""
     fused, right = fused_right(subject), declared_right(subject)
     accuracy = pool.add(
-        Key("accuracy", FUSED), measured_mean({s: x.astype(float) for s, x in fused.items()}), share=True
+        Key("accuracy", FUSED), measured_mean({s: x.astype(float) for s, x in fused.items()}), limits=SHARE
     )
     for m in subject.mods:
-        inside = pool.add(Key("inside", "declared", m), accuracy_of(subject, m), share=True)
+        inside = pool.add(Key("inside", "declared", m), accuracy_of(subject, m), limits=SHARE)
         if m in alone:
-            pool.add(Key("inside", "alone", m), accuracy_of(alone[m], m), share=True)
+            pool.add(Key("inside", "alone", m), accuracy_of(alone[m], m), limits=SHARE)
             add_gap(pool, "declared", m, inside)
     _add_patterns(pool, subject.mods, fused, right)
     _add_oracles(pool, accuracy, fused, right)
@@ -71,7 +71,7 @@ def _add_patterns(pool: Pool, mods: Sequence[str], fused: Mapping[int, NDArray],
         for what, keep in (("share", None), ("fused right", True), ("fused wrong", False)):
             each = {s: (c == code) & (keep is None or fused[s] == keep) for s, c in codes.items()}
             measured = measured_mean({s: x.astype(float) for s, x in each.items()})
-            pool.add(Key("who was right", what, name), measured, share=True)
+            pool.add(Key("who was right", what, name), measured, limits=SHARE)
 
 
 def _add_oracles(pool: Pool, accuracy: Measured, fused: Mapping[int, NDArray], right: Mapping[int, NDArray]) -> None:
@@ -81,8 +81,10 @@ def _add_oracles(pool: Pool, accuracy: Measured, fused: Mapping[int, NDArray], r
         "oracle with fused": {seed: each | fused[seed] for seed, each in somebody.items()},
     }
     for (what, each), gap in zip(choices.items(), ("gap to oracle", "headroom"), strict=True):
-        best = pool.add(Key("oracle", what), measured_mean({s: x.astype(float) for s, x in each.items()}), share=True)
-        pool.add(Key("oracle", gap), combined([(1, best), (-1, accuracy)]), share=gap == "headroom")
+        best = pool.add(Key("oracle", what), measured_mean({s: x.astype(float) for s, x in each.items()}), limits=SHARE)
+        pool.add(
+            Key("oracle", gap), combined([(1, best), (-1, accuracy)]), limits=SHARE if gap == "headroom" else DIFFERENCE
+        )
 
 
 def _add_classes(pool: Pool, subject: Subject, fused: Mapping[int, NDArray], right: Mapping[int, NDArray]) -> None:
@@ -91,16 +93,16 @@ def _add_classes(pool: Pool, subject: Subject, fused: Mapping[int, NDArray], rig
     for c in np.unique(labels).tolist():
         name, inside = subject.run.facts.data.classes[c], np.flatnonzero(labels == c)  # only the class is resampled
         recall = measured_mean({seed: each[inside].astype(float) for seed, each in fused.items()})
-        pool.add(Key("class", "recall", FUSED, name), recall, share=True)
+        pool.add(Key("class", "recall", FUSED, name), recall, limits=SHARE)
         parts = []
         for i, m in enumerate(subject.mods):
             has = present[m][inside]
             if not has.any():
                 continue
             parts.append(measured_mean({seed: counted(each[i, inside], has) for seed, each in right.items()}))
-            pool.add(Key("class", "recall", m, name), parts[-1], share=True)
+            pool.add(Key("class", "recall", m, name), parts[-1], limits=SHARE)
         if len(parts) > 1:
-            pool.add_joint(Key("class", "range", at=name), lambda x: x.max(0) - x.min(0), parts, share=True)
+            pool.add_joint(Key("class", "range", at=name), lambda x: x.max(0) - x.min(0), parts, limits=SHARE)
 
 
 def add_records(pool: Pool, subject: Subject) -> list[str]:

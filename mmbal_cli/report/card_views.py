@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from mmbal_cli.report.captions import failures
 from mmbal_cli.report.card_details import details
 from mmbal_cli.report.card_parts import FUSED, MAIN_WAY, Card, RunCard
 from mmbal_cli.report.runs import coverage_note
@@ -245,9 +246,9 @@ def _coverage(card: Card) -> dict[str, int]:
 def _notes(card: Card) -> list[str]:
     """What every reader of the card must know: seeds, what is left out, data and protocol."""
     data, protocol = card.facts.data, card.facts.protocol
-    notes = []
+    notes: list[str] = []
     for row in card.rows:
-        notes += [f"{row.label}: seed {seed} failed and is left out ({why})." for seed, why in row.failed.items()]
+        notes += failures(row.failed, row.label)
     notes += said_once(card, [(row.label, text) for row in card.rows for text in row.notes])
     single = [row.label for row in card.rows if len(row.seeds) == 1]
     if single:

@@ -127,6 +127,10 @@ def _difference(main: Scored, stranger: Scored) -> str:
     for key in _differing(one, other):
         if key == "protocol":
             keys = sorted(k for k in {*one[key], *other[key]} if one[key].get(k) != other[key].get(k))
+            if main.run.facts.stamp != stranger.run.facts.stamp:
+                rules = ("TEST", "validation") if stranger.run.facts.stamp else ("validation", "TEST")
+                reasons.append(f"epochs selected on {rules[0]}, not on {rules[1]}")
+                keys = [k for k in keys if k not in ("name", "selection", "test")]
             reasons += [f"protocol: {k} is {other[key].get(k)!r}, not {one[key].get(k)!r}" for k in keys]
         elif key in titles:
             found = [getattr(each.run.facts.data, titles[key]) for each in (stranger, main)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mmbal_cli.report.captions import UNITS, failures
 from mmbal_cli.report.measure import measure
 from mmbal_cli.report.metrics import METRICS, absent, defined, metrics
 from mmbal_cli.report.runs import DataFacts, Predictions, Run, coverage_note
@@ -149,15 +150,16 @@ def _entry(value: Summary, key: str, precision: int, style: str = "") -> Entry:
 
 
 def _notes(evaluation: Evaluation) -> list[str]:
-    notes = ["Percent, NLL in nats; mean ± sample standard deviation (divisor n − 1) over seeds."]
     whole = evaluation.parts[0]
+    units = ", ".join(["Percent", *(UNITS[key] for key in evaluation.names if key in UNITS)])
+    notes = [f"{units}; mean ± sample standard deviation (divisor n − 1) over seeds."]
     if whole.values:
         one = len(whole.values) == 1
         over = f"the {SAMPLES} alone, because there is one seed" if one else "seeds and samples"
         notes.append(f"low, high: 95% interval of the mean over {over}.")
     if any(part.modality for part in evaluation.parts):
         notes.append("Rows of a modality: softmax of its own logits inside the model, on samples that have it.")
-    notes += [f"Seed {seed} failed and is left out ({reason})." for seed, reason in evaluation.failed.items()]
+    notes += failures(evaluation.failed)
     if not whole.values:
         notes.append("No seed has finished yet.")
     subset = evaluation.data.subset_title if evaluation.data else "none"

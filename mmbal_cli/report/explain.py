@@ -97,15 +97,17 @@ class Case:
         return self.run.facts.label.partition(":")[0]
 
     def reference(self, label: str) -> Reference | None:
-        """The comparable run of that label with the most seeds in common; None when there is none with predictions.
+        """The comparable run of that label with the most seeds in common; None when none was scored on these samples.
 
         Of several, those with the same training settings come first.
         """
         fits = [run for run in self.others if run.facts.label == label and run.folder != self.run.folder]
         train = self.run.facts.config.get("train")
         fits.sort(key=lambda run: (run.facts.config.get("train") != train, -len(self._shared(run)), run.name))
+        mine = {each.samples() for each in self.test.values()}
         for run in fits:
-            if good := self._collect(run, "test"):
+            good = self._collect(run, "test")
+            if good and (not mine or mine == {each.samples() for each in good.values()}):
                 return Reference(run, good)
         return None
 

@@ -279,8 +279,8 @@ def learning_rate(case: Case) -> Iterator[Finding]:
         yield Finding(
             "info",
             "learning rate",
-            f"The learning rate {'falls' if new < old else 'rises'} to {new:.2g} in epoch {epoch}, after the selected epoch "
-            f"of {len(before)} of {len(chosen)} seeds: the step did not enter their results.",
+            f"The learning rate {'falls' if new < old else 'rises'} to {new:.2g} in epoch {epoch}, after the "
+            f"selected epoch of {len(before)} of {len(chosen)} seeds: the step did not enter their results.",
             {"columns": ["lr"], "epoch": epoch, "best_epoch": chosen},
         )
 

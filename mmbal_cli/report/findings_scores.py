@@ -46,7 +46,7 @@ def _difference(case: Case, other: Reference, modality: str | None = None) -> Es
                            (each.probs.argmax(axis=1) == each.labels).astype(float), np.nan)
             for seed, each in other.good.items()
         })  # fmt: skip
-    return _finite(estimate(combined([(1.0, mine), (-1.0, theirs)])))
+    return within(_finite(estimate(combined([(1.0, mine), (-1.0, theirs)]))), -1.0)
 
 
 def _finite(found: Estimate) -> Estimate:

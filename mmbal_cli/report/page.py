@@ -5,6 +5,7 @@ Equal runs give equal bytes: no dates, no paths, no random ids. A part that cann
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -49,8 +50,16 @@ def steps(runs: Sequence[Run], asked: Asked) -> int:
     return len(PARTS)
 
 
-def page(runs: Sequence[Run], asked: Asked, progress: Progress = lambda n=1, detail="": None) -> Page:
-    """The page of `runs` as one HTML document; `progress(n, detail)` is called once a section."""
+def page(
+    runs: Sequence[Run],
+    asked: Asked,
+    progress: Progress = lambda n=1, detail="": None,
+    unreadable: Mapping[str, str] = types.MappingProxyType({}),
+) -> Page:
+    """The page of `runs` as one HTML document; `progress(n, detail)` is called once a section.
+
+    `unreadable` {name: reason} are runs that could not be read before; the page names them too.
+    """
     study = Study(tuple(runs), asked, lambda n=1, detail="": progress(0, detail))
     comparison = study.comparison  # a wrong --baseline is refused here, before the long parts
     sections = []
@@ -58,13 +67,14 @@ def page(runs: Sequence[Run], asked: Asked, progress: Progress = lambda n=1, det
         sections.append(_section(study, key, title, make))
         progress(1, title)
     sections += [page_facts.papers(runs), page_facts.provenance(runs)]
-    for name, reason in comparison.unreadable.items():
+    unreadable = {**unreadable, **comparison.unreadable}
+    for name, reason in unreadable.items():
         study.warnings.append(f"{name} could not be read and is left out: {reason}")
     title = asked.title or " and ".join(dict.fromkeys(run.facts.dataset for run in runs)) or "no runs"
     html = frame(title if asked.title else f"Multimodal balancing on {title}", _lead(study), sections, FOOT)
     html = _without_paths(html, study)
     missing = {section.title: section.missing for section in sections if section.missing}
-    return Page(html, missing, dict(comparison.unreadable))
+    return Page(html, missing, unreadable)
 
 
 def _section(study: Study, key: str, title: str, make: Callable[[Study], str]) -> Section:

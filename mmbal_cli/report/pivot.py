@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmbal_cli.errors import UsageError, nearest
-from mmbal_cli.report.captions import HAND_MADE, RECONSTRUCTED, caution
+from mmbal_cli.report.captions import HAND_MADE, RECONSTRUCTED, caution, failures
 from mmbal_cli.report.metrics import METRICS
 from mmbal_cli.report.runs import coverage_note
 from mmbal_cli.report.statistics import summary
@@ -35,9 +35,9 @@ def parse_axes(rows: str | None, cols: str | None) -> tuple[Key, Key]:
     """Axes of rows and columns from the lists of a user ("dataset,metric").
 
     Where only one is given, the other is method, else data set and metric, else seed. Raises UsageError for an
-    unknown or repeated axis.
+    unknown or repeated axis, and for a list without any.
     """
-    first, second = _axes(rows or ""), _axes(cols or "")
+    first, second = _axes(rows, "--rows"), _axes(cols, "--cols")
     if repeated := [axis for axis, count in Counter(first + second).items() if count > 1]:
         raise UsageError(f"The axis {repeated[0]} is named twice.", f"Each of {', '.join(AXES)} can be used once.")
     taken = {*first, *second}
@@ -49,7 +49,11 @@ def parse_axes(rows: str | None, cols: str | None) -> tuple[Key, Key]:
     return first, second
 
 
-def _axes(text: str) -> Key:
+def _axes(text: str | None, option: str) -> Key:
+    if text is None:
+        return ()
+    if not text.strip(", "):
+        raise UsageError(f"{option} names no axis.", f"The axes are {', '.join(AXES)}.")
     names = [name.strip().lower().replace("_", "").replace("-", "") for name in text.split(",") if name.strip()]
     names = [name if name in AXES else name.removesuffix("s") for name in names]
     for name in names:
@@ -291,7 +295,6 @@ class _Pivot:
             taking = "are not ranked with the others here" if self.by_seed else "take part in every mark and rank"
             yield f"{where}: {len(block.hidden)} rows are hidden; they {taking}."
         for row in rows:
-            for seed, reason in row.failed.items():
-                yield f"{where}, {row.label}: seed {seed} failed and is left out ({reason})."
+            yield from failures(row.failed, f"{where}, {row.label}")
         if empty := [row.label for row in rows if not row.seeds and not row.failed]:
             yield f"{where}: no finished seed yet: {', '.join(empty)}."

@@ -10,7 +10,7 @@ error.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ ACCURACY, SEED_SD, STABLE = 0.65, 0.008, 0.5
 DEFAULT_SOURCE = "assumed (audio-visual baselines on CREMA-D: about 65%, sd 0.7 to 0.8 points over 5 seeds)"
 GIVEN = "given"
 PARTS = ("seed", "sample", "interaction")
+STILL = "The metric is the same for all validation samples and seeds: nothing varies there, so nothing can be planned."
 
 
 @dataclass(frozen=True)
@@ -208,12 +209,12 @@ class Plan:
 
     @property
     def warnings(self) -> list[str]:
-        """Tests that cannot reach the level with the seeds that were asked for."""
+        """Tests that cannot reach the level with the seeds that were asked for, and assumptions that say nothing."""
         found = [
             cannot_reach(test, self.seeds, self.alpha) or cannot_reach(test, self.seeds, self.alpha, self.comparisons)
             for test in TESTS
         ]
-        return list(filter(None, found))
+        return list(filter(None, [*found, "" if any(astuple(self.assumed.one)) else STILL]))
 
 
 def plan(
@@ -245,8 +246,8 @@ def plan(
 def _reachable(
     of: Assumed, seeds: int, samples: int, alpha: float, power: float, metric: str, smallest: dict[str, float]
 ) -> float | None:
-    """The smallest difference, unless it is larger than can be or the test cannot give such a p."""
-    if of.difference is None or smallest[Test.bootstrap] > alpha:
+    """The smallest difference, unless nothing varies, it is larger than can be or the test cannot give such a p."""
+    if of.difference is None or smallest[Test.bootstrap] > alpha or not any(astuple(of.difference)):
         return None
     found = smallest_difference(of.difference, seeds, samples, alpha, power)
     if metric == "accuracy" and of.discordance is not None and found > of.discordance:

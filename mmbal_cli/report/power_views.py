@@ -59,7 +59,10 @@ def _meaning(found: Plan) -> list[str]:
     notes.append("least p: no difference gets a smaller one (rank-sum: unpaired seeds, n against n); the tests of "
                  "McNemar and Welch have no such bound.")  # fmt: skip
     if any(row.difference is None or row.corrected is None for row in found.rows):
-        notes.append("–: no difference: larger than the discordance, or below the least p of the paired bootstrap.")
+        notes.append(
+            "–: no difference: larger than the discordance, below the least p of the paired bootstrap, or "
+            "nothing varies."
+        )
     return notes
 
 

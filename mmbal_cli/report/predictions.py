@@ -68,6 +68,8 @@ def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
         if listed is None:
             raise ValueError("it has no sample ids")
         return _checked(arrays, _parsed(listed), classes)
+    except FileNotFoundError as error:
+        raise CacheError(f"{path} is missing.", "Expected the predictions of a finished seed.") from error
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         problem = f"it has no {error}" if isinstance(error, KeyError) else f"{error}"
         raise CacheError(

@@ -237,7 +237,7 @@ def _curve(mods: tuple[str, ...], area: Measured, clean: Measured, base: Measure
     if base is None:
         return Curve(mods, within(estimate(relative)), retained)
     kept, effective = estimates([relative, combined([(1.0, area), (-1.0, base)])])
-    return Curve(mods, within(kept), retained, effective if effective.mean is not None else None)
+    return Curve(mods, within(kept), retained, within(effective, -2.0, 2.0) if effective.mean is not None else None)
 
 
 def _results(made: Measurements) -> dict[Condition | None, Result]:

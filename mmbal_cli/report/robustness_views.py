@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from mmbal_cli.report.captions import failures
 from mmbal_cli.report.metrics import METRICS
 from mmbal_cli.report.statistics import Estimate
 from mmbal_cli.report.stress import Condition
@@ -227,8 +228,7 @@ def _warnings(members: Sequence[Robustness]) -> Iterator[str]:
     for each in members:
         if each.problem:
             yield f"{each.label}: not measured, {each.problem}"
-        for seed, reason in each.failed.items():
-            yield f"{each.label}: seed {seed} failed and is left out ({reason})."
+        yield from failures(each.failed, each.label)
         for seed, reason in each.flaws.items():
             if seed not in each.failed:
                 yield f"{each.label}: seed {seed} is left out where {reason}."

@@ -226,12 +226,12 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], dict[str, str]]:
 
 def _current(path: Path, document: Any) -> None:
     """Refuse the schema of a later version before its fields are judged."""
-    schema = document.get("schema") if isinstance(document, dict) else None
-    if isinstance(schema, int) and schema != SCHEMA:
+    schema = document.get("schema", SCHEMA) if isinstance(document, dict) else SCHEMA
+    if schema != SCHEMA:
         raise CacheError(
             f"{path.parent.name}/{path.name} has schema {schema}.",
             f"This version of mmbal reads schema {SCHEMA}.",
-            "install the version of mmbal named in its env.json",
+            "install the version of mmbal that its env.json names",
         )
 
 
@@ -244,7 +244,8 @@ def find_runs(names: Sequence[Path], root: Path) -> list[Path]:
     known = sorted(path.parent for path in root.glob("*/run.json"))
     if not names:
         if not known:
-            raise CacheError(f"There is no run in {root}.", repair="mmbal train --method concat --seeds 5")
+            found = f"There is no run in {root}." if root.is_dir() else f"There is no folder {root}."
+            raise CacheError(found, "Expected a folder of runs.", "mmbal train --method concat --seeds 5")
         return known
     folders = [_find_run(name, root, known) for name in names if not name.is_file()]
     if not folders:
@@ -282,8 +283,8 @@ def _read_facts(path: Path, model: type[_F], check: Callable[[Path, Any], None] 
         raise CacheError(f"{path} cannot be read: {error.strerror}.") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise CacheError(f"{path} is damaged: {where}: {first['msg']}.") from error
+        where = "".join(f"{part}." for part in first["loc"]).rstrip(".")
+        raise CacheError(f"{path} is damaged: {where and where + ': '}{first['msg']}.") from error
 
 
 def read_records(path: Path) -> tuple[list[dict[str, Any]], str]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbal_cli.report.captions import failures
 from mmbal_cli.report.dynamics import COEFFICIENT, FAILED, RUNNING, Dynamics, Family, families, scale
 from mmbal_cli.report.tables import Entry, Sheet
 
@@ -159,7 +160,7 @@ def notes(many: Sequence[Dynamics], levels: str = BLOCKS) -> list[str]:
         if len(each.phases) > 1:
             spans = ", ".join(f"{p.name or 'unnamed'} {p.first}-{p.last}" for p in each.phases)
             found.append(f"{title}: phases {spans}.")
-        found += [f"{title}: seed {seed} failed and is left out ({reason})." for seed, reason in each.failed.items()]
+        found += failures(each.failed, title)
         if each.failed and all(status == FAILED for status in each.status):
             found.append(f"{title}: every seed failed; the curves are of the failed ones.")
         found += [f"{title}: seed {seed}: {reason}" for seed, reason in each.unreadable.items()]

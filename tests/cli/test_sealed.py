@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from tests.kit.cli import Inside, mmbal
 from tests.kit.features import feature_set
 from tests.kit.prepared import write_prepared
+from tests.kit.trained import train
 
 SUITE = """\
 name: peeking
@@ -98,7 +99,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sealed and legacy runs of the same methods."""
     work = tmp_path_factory.mktemp("legacy")
     write_prepared(work / "cache", feature_set(2, n=120, easy=0.6), epochs=12, width=8, batch=16)
-    mmbal("train", "-m", METHODS, "-s", "3", cwd=work)
+    train(work, METHODS, 3)
     done = mmbal("train", "-m", METHODS, "-s", "3", "--protocol", "legacy", cwd=work)
     assert "selected on TEST" in done.stderr
     return work
@@ -144,7 +145,7 @@ def test_legacy_numbers_are_stamped_and_stand_apart(both: Path, inside: Inside) 
     document = json.loads(inside("compare", "-f", "json", cwd=both).stdout)
     apart = [block for block in document["blocks"] if block["apart"]]
     assert len(apart) == 1
-    assert "protocol" in apart[0]["apart"]
+    assert "selected on TEST" in apart[0]["apart"]
     stamped = [row["label"] for row in apart[0]["rows"]]
     assert len(stamped) == 3
     assert all(label.endswith("(selected on TEST)") for label in stamped)

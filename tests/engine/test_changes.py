@@ -13,9 +13,9 @@ from mmbal_cli.engine.opened import Opened, open_run
 from mmbal_cli.errors import CacheError, UsageError
 from mmbal_cli.report.fresh import fresh
 from mmbal_cli.report.runs import read_run
-from tests.kit.cli import mmbal
 from tests.kit.features import feature_set
 from tests.kit.prepared import write_prepared
+from tests.kit.trained import train
 
 
 def inputs(n: int = 50, width: int = 4, steps: int = 0, lacking: float = 0.3) -> Inputs:
@@ -94,7 +94,7 @@ def test_an_unknown_way_is_refused() -> None:
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("opened")
     write_prepared(folder / "cache", feature_set(2, n=120, easy=1.0, absent=0.2), epochs=4, width=8)
-    mmbal("train", "-m", "concat,unimodal-ensemble", "-s", "2", cwd=folder)
+    train(folder, "concat,unimodal-ensemble")
     return folder
 
 

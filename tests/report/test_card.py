@@ -261,3 +261,30 @@ def test_documents_and_lines_keep_to_their_heads(tmp_path: Path) -> None:
     json.dumps(found, allow_nan=False)
     assert set(found["references"]) == {"unimodal:audio", "unimodal:video"}
     assert [row["label"] for row in found["rows"]] == [row.label for row in one.rows]
+
+
+def test_gaps_on_fewer_seeds_than_the_accuracies_beside_them_are_said(tmp_path: Path) -> None:
+    concat = write_run(tmp_path, "concat", {"audio": 1.6, "video": 0.5}, seeds=(1, 2, 3))
+    audio = write_run(tmp_path, "unimodal:audio", {"audio": 1.6}, seeds=(2, 3, 4))
+    video = write_run(tmp_path, "unimodal:video", {"video": 1.1}, seeds=(1, 2, 3))
+    assert "Gaps only on the seeds of both: concat audio n = 2." in text(cards(concat, audio, video))
+    other = write_run(tmp_path / "other", "unimodal:audio", {"audio": 1.5}, seeds=(7,))
+    assert "Gaps only on the seeds of both: concat audio n = 0." in text(cards(concat, other, video))
+    assert "Gaps only on" not in text(cards(concat, video))
+
+
+def test_two_seeds_of_a_few_samples_have_intervals_of_what_can_be(tmp_path: Path) -> None:
+    concat = write_run(tmp_path, "concat", {"audio": 1.6, "video": 0.5}, seeds=(1, 2), samples=4)
+    audio = write_run(tmp_path, "unimodal:audio", {"audio": 0.6}, seeds=(1, 2), samples=4)
+    for key, found in only(cards(concat, audio)).numbers.items():
+        if found.low is not None and found.high is not None:
+            assert -1 <= found.low <= found.high <= 1, key
+
+
+def test_the_records_of_one_seed_are_no_mean_over_two(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "concat", {"audio": 1.6, "video": 0.5}, seeds=(1, 2))
+    (folder / "seed-1" / "records.jsonl").write_text(
+        '{"epoch": 1, "discrepancy/audio": 2.0, "discrepancy/video": 0.5}\n'
+    )
+    shown = text(cards(folder))
+    assert "in which they were recorded; one seed, no interval." in shown

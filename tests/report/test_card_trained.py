@@ -21,9 +21,9 @@ from mmbal_cli.report.card_probe import probe_hits
 from mmbal_cli.report.fresh import fresh
 from mmbal_cli.report.metrics import METRICS
 from tests.kit.cards import call, cards, mean, only, text
-from tests.kit.cli import invoke
 from tests.kit.features import feature_set
 from tests.kit.prepared import write_prepared
+from tests.kit.trained import train
 
 PARTS = ("accuracy", "inside", "coalition", "shapley", "interaction", "utilisation", "discrepancy", "gradient share",
          "who was right", "oracle", "class")  # fmt: skip
@@ -38,10 +38,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_prepared(folder / "cache", feature_set(2, n=120, easy=0.7, absent=0.2), name="two", **settings)
     write_prepared(folder / "cache", feature_set(3, n=120, easy=0.7, absent=0.1), name="three", **settings)
     write_prepared(folder / "cache", feature_set(2, n=60, easy=0.7, flat=True), name="whole", **settings)
-    where = ("--cache", str(folder / "cache"), "--runs", str(folder / "runs"), "-j", "1")
-    invoke("train", "-m", "concat,heads,unimodal", "-d", "two", "-s", "2", *where)
-    invoke("train", "-m", "concat", "-d", "three", "-s", "2", *where)
-    invoke("train", "-m", "bmlmi", "--set", "method.graph=snf", "-d", "whole", "-s", "1", *where)
+    train(folder, "concat,heads,unimodal", dataset="two")
+    train(folder, "concat", dataset="three")
+    train(folder, "bmlmi", 1, "whole", graph="snf")
     return folder
 
 

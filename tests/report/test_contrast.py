@@ -284,7 +284,7 @@ def test_legacy_runs_stand_apart_and_are_stamped(tmp_path: Path) -> None:
     main, apart = found.blocks
     assert [each.label for each in apart.rows] == ["arl (selected on TEST)"]
     sheet = sheets(found)[1]
-    assert "Not comparable with the table above: protocol: name is 'legacy', not None" in sheet.caution
+    assert "Not comparable with the table above: epochs selected on TEST, not on validation." in sheet.caution
     assert "Rows marked 'selected on TEST' chose their epoch by test accuracy" in sheet.caution
     stamps = {each["stamp"] for block in document(found)["blocks"] for each in block["rows"]}
     assert stamps == {"", "selected on TEST"}

@@ -208,6 +208,8 @@ def test_a_step_of_the_learning_rate_that_came_too_late(study: Callable[..., lis
     )["learning rate"].sentence  # fmt: skip
     other = study(columns={"lr": lambda e, s: 0.01 if e < 15 else 0.001})
     assert "learning rate" not in found(other)
+    rising = study(columns={"lr": lambda e, s: 0.01 if e < 30 else 0.1})
+    assert "The learning rate rises to 0.1" in found(rising)["learning rate"].sentence
     smooth = study(columns={"lr": lambda e, s: 0.01 * 0.9**e})
     assert "learning rate" not in found(smooth)
 
@@ -280,6 +282,9 @@ def test_a_modality_that_learns_nothing_or_too_little(study: Callable[..., list[
     assert chance["modality at chance"].severity == "warning"
     assert "video by itself inside the model is right in 33.0%" in chance["modality at chance"].sentence
     assert "alone it has 60.0%" in chance["modality at chance"].sentence
+    assert "no more than the largest class is of them (33.3%)" in chance["modality at chance"].sentence
+    above = found(study(inside={"audio": 0.72, "video": 0.35}))["modality at chance"].sentence
+    assert "35.0% of the samples, which may be luck: the largest class is 33.3% of them, 95% interval" in above
     assert "modality starved" not in chance
     starved = found(study(inside={"audio": 0.70, "video": 0.45}))["modality starved"]
     assert "video lacks 15.0 points inside the model: 45.0%" in starved.sentence

@@ -22,10 +22,11 @@ from mmbal_cli.report.page_html import escape
 from mmbal_cli.report.page_words import conclusions
 from mmbal_cli.report.runs import find_runs, read_run
 from tests.kit.browser import WHY_NOT, browser, dump_dom, measure, screenshot
-from tests.kit.cli import invoke, mmbal
+from tests.kit.cli import invoke
 from tests.kit.features import feature_set
 from tests.kit.prepared import write_prepared
 from tests.kit.runs import PROTOCOL, write_run, write_study
+from tests.kit.trained import train
 
 SECTIONS = (
     *("summary", "comparison", "pictures", "card", "robustness", "calibration", "dynamics", "findings"),
@@ -247,7 +248,7 @@ def test_runs_selected_on_test_are_stamped_everywhere_and_said_in_red(tmp_path: 
 def test_parts_that_need_models_are_made_with_them_and_say_why_without(tmp_path: Path) -> None:
     settings = {"epochs": 2, "batch": 16, "width": 8, "lr": 0.05}
     write_prepared(tmp_path / "cache", feature_set(2, n=60, easy=0.7), name="two", **settings)
-    mmbal("train", "-m", "concat", "-d", "two", "-s", "2", "-j", "1", cwd=tmp_path)
+    train(tmp_path, "concat")
     whole = made(tmp_path / "runs", fresh=True, cache=tmp_path / "cache")
     assert whole.missing == {}
     assert "nothing could be measured" not in section(whole.html, "card")
@@ -312,10 +313,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Asked]]:
     """Calls of `page`, which makes an empty one."""
     calls: list[tuple[list[str], Asked]] = []
 
-    def fake(runs: Any, asked: Asked, progress: Any) -> Page:
+    def fake(runs: Any, asked: Asked, progress: Any, unreadable: Any) -> Page:
         calls.append(([run.name for run in runs], asked))
         progress(pages.steps(runs, asked), "done")
-        return Page("<html>", {}, {})
+        return Page("<html>", {}, unreadable)
 
     monkeypatch.setattr(pages, "page", fake)
     return calls
@@ -342,7 +343,7 @@ def test_command_refuses_before_the_work_what_it_could_not_write(
     root: Path, tmp_path: Path, asked: list[tuple[list[str], Asked]]
 ) -> None:
     for place in (tmp_path, tmp_path / "none" / "page.html"):
-        with pytest.raises(UsageError, match="cannot be written"):
+        with pytest.raises(UsageError, match="cannot be written|is a folder"):
             invoke("report", "--runs", str(root), "-o", str(place))
     assert asked == []
 

@@ -28,11 +28,11 @@ from mmbal_cli.report.plots import (
 from mmbal_cli.report.plots.study import gather
 from mmbal_cli.report.plots.style import canvas, look
 from mmbal_cli.report.runs import Run
-from tests.kit.cli import mmbal
 from tests.kit.features import feature_set
 from tests.kit.plots import lines, only, read, some, texts, write_recorded_study, write_records
 from tests.kit.prepared import write_prepared
 from tests.kit.runs import write_run
+from tests.kit.trained import train
 
 
 @pytest.fixture(scope="module")
@@ -368,7 +368,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained run of two modalities, some samples without one."""
     work = tmp_path_factory.mktemp("embedding")
     write_prepared(work / "cache", feature_set(2, n=90, easy=1.0, absent=0.1), epochs=3, width=8, batch=16)
-    mmbal("train", "-m", "concat", "-s", "2", "-j", "1", cwd=work)
+    train(work, "concat")
     return work
 
 

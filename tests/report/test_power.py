@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from mmbal_cli.cli.plan import plan as command
 from mmbal_cli.errors import UsageError
 from mmbal_cli.report.power import (
+    Assumed,
     Components,
     assumed,
     components,
@@ -196,3 +197,22 @@ def test_refusals(args: tuple[str, ...], found: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         invoke(*args, "--cache", str(tmp_path), "--runs", str(tmp_path))
     assert found in caught.value.found
+
+
+def test_a_baseline_is_not_held_against_itself_nor_sealed_runs_against_legacy_ones(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    alone = from_runs(tmp_path, "demo", "ogm-ge", "accuracy")
+    assert alone is not None
+    assert "mean over 2 runs" in alone.sources["discordance"]  # arl and lfm-h, no reference
+    assert alone.discordance
+    legacy = {"name": "legacy", "selection": "TEST accuracy", "epochs": 30}
+    write_run(tmp_path, "arl", {"audio": 0.1, "video": 0.1}, protocol=legacy)
+    assert from_runs(tmp_path, "demo", "ogm-ge", "accuracy") == alone
+
+
+def test_a_validation_split_without_a_mistake_plans_nothing() -> None:
+    of = Assumed(1.0, Components(0.0, 0.0, 0.0), Components(0.0, 0.0, 0.0), 0.0, dict(assumed().sources))
+    found = plan("demo", 100, of, counted="given")
+    assert all(row.difference is None for row in found.rows)
+    assert any("nothing varies" in warning for warning in found.warnings)
+    assert not any("nothing varies" in warning for warning in plan("demo", 100, assumed(), counted="given").warnings)

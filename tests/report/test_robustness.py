@@ -31,10 +31,11 @@ from mmbal_cli.report.robustness import (
 )
 from mmbal_cli.report.runs import Run, read_run
 from mmbal_cli.report.stress import conditions, stressed
-from tests.kit.cli import invoke, mmbal
+from tests.kit.cli import invoke
 from tests.kit.features import feature_set
 from tests.kit.prepared import write_prepared
 from tests.kit.runs import write_run
+from tests.kit.trained import train
 
 SHORT = Asked(snr=(0.0, -10.0), draws=2)
 SETTINGS = {"epochs": 5, "batch": 16, "width": 8, "lr": 0.05}
@@ -54,8 +55,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("robust")
     write_prepared(folder / "cache", feature_set(2, n=120, easy=0.8, absent=0.2), name="two", **SETTINGS)
     write_prepared(folder / "cache", feature_set(2, n=60, easy=0.8, flat=True), name="whole", **SETTINGS)
-    mmbal("train", "-m", "concat,late-fusion,unimodal", "-d", "two", "-s", "2", "-j", "1", cwd=folder)
-    mmbal("train", "-m", "bmlmi", "--set", "method.graph=snf", "-d", "whole", "-s", "1", "-j", "1", cwd=folder)
+    train(folder, "concat,late-fusion,unimodal", dataset="two")
+    train(folder, "bmlmi", 1, "whole", graph="snf")
     return folder
 
 
@@ -292,3 +293,27 @@ def test_command(work: Path, study: dict[str, Robustness]) -> None:
     assert "macro-F1 with modalities absent (masked)" in shown
     with pytest.raises(UsageError, match="no list of numbers"):
         invoke("report", "robustness", *runs, *place, "--snr", "loud")
+
+
+def test_effective_robustness_says_on_which_seeds_it_rests(work: Path, tmp_path: Path) -> None:
+    runs = [run_of(work, "two-late-fusion"), run_of(work, "two-concat")]
+    shutil.copytree(runs[1].folder, tmp_path / runs[1].folder.name)
+    cut = tmp_path / runs[1].folder.name
+    seeds = sorted(cut.glob("seed-*"))
+    shutil.rmtree(seeds[0])
+    base = robustness(
+        [run_of(work, "two-concat"), replace(read_run(cut), facts=runs[0].facts)], work / "cache", asked=SHORT
+    )
+    shown = "".join(note for sheet in sheets(base) for note in sheet.notes)
+    assert f"Only on the seeds of both: concat n = {len(seeds) - 1}." in shown
+    assert "Only on the seeds of both" not in "".join(
+        n for s in sheets(robustness(runs, work / "cache", asked=SHORT)) for n in s.notes
+    )
+
+
+def test_lost_weights_are_said(work: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "lost"
+    shutil.copytree(run_of(work, "two-concat").folder, folder)
+    next(folder.glob("seed-*/model.safetensors")).unlink()
+    (found,) = robustness([read_run(folder)], work / "cache", asked=SHORT)
+    assert found.problem.startswith("its weights cannot be read")

@@ -147,7 +147,7 @@ def test_missing_torn_and_repeating_prediction_files_are_refused(tmp_path: Path)
     with pytest.raises(CacheError, match=r"predictions-test\.safetensors cannot be read"):
         read_run(folder).collect("test")
     path.unlink()
-    with pytest.raises(CacheError, match="cannot be read"):
+    with pytest.raises(CacheError, match="predictions-test.safetensors is missing"):
         read_run(folder).collect("test")
     write_predictions(folder / "seed-1", "test", predictions(1, STRENGTHS), ["same"] * 120)
     with pytest.raises(CacheError, match="ids repeat"):

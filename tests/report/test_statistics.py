@@ -27,6 +27,7 @@ from mmbal_cli.report.statistics import (
     over_seeds,
     summary,
     variance,
+    within,
 )
 from tests.kit.runs import predictions
 
@@ -302,3 +303,67 @@ def test_truths_of_the_simulation_are_what_many_samples_show() -> None:
         shown = [np.mean(list(each.values.values())) for each in (first, better, equal)]
         true = [simulation.truth(setting, level) for level in (0.65, 0.67, 0.65)]
         assert shown == pytest.approx(true, abs=0.05 * true[0])
+
+
+@pytest.mark.parametrize("samples", [2, 3, 4])
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+def test_few_samples_give_wide_intervals_and_not_absurd_ones(samples: int, seeds: int) -> None:
+    rng = np.random.default_rng([samples, seeds])
+    for _ in range(20):
+        measured = measured_mean({seed: (rng.random(samples) < 0.5).astype(float) for seed in range(seeds)})
+        parts = variance(*(np.array(list(each.values())) for each in (measured.values, measured.slopes)), samples)
+        assert parts.freedom >= (min(seeds, samples) if seeds > 1 else samples) - 1  # those of its worst part
+        found = estimate(measured)
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low <= found.mean <= found.high
+        assert found.high - found.low < 2 * 1.5 * stats.t.ppf(0.995, 1)  # the draws of 2 samples have few values
+
+
+def test_equal_models_but_for_two_samples_are_known_as_such() -> None:
+    """One right where the other is wrong, and the reverse: 500 samples count, not the two that differ."""
+    one = np.ones(500)
+    other = one.copy()
+    one[0] = other[1] = 0
+    difference = combined([(1, measured_mean({1: one})), (-1, measured_mean({1: other}))])
+    found = estimate(difference)
+    assert found.mean == 0
+    assert found.high == pytest.approx(stats.t.ppf(0.975, 499) * 2**0.5 / 500, rel=0.1)
+    (draws,) = drawn([difference])
+    assert draws is not None
+    assert draws.p() == 1
+
+
+def test_samples_that_do_not_count_are_not_counted() -> None:
+    rng = np.random.default_rng(0)
+    each = {seed: rng.normal(size=12) for seed in (1, 2, 3)}
+    padded = {seed: np.concatenate([numbers, np.full(30, np.nan)]) for seed, numbers in each.items()}
+    one, other = (drawn([measured_mean(given)])[0] for given in (each, padded))
+    assert one is not None
+    assert other is not None
+    assert (other.parts.total, other.parts.freedom) == pytest.approx((one.parts.total, one.parts.freedom))
+
+
+def test_what_rounding_leaves_is_no_difference() -> None:
+    right = (np.arange(50) % 3 > 0).astype(float)
+    clean = measured_mean({1: right, 2: right})
+    found = estimate(combined([(1, clean), *[(-0.1, clean)] * 10]))
+    assert sum([0.1] * 10) != 1  # so that something is left
+    assert (found.mean, found.low, found.high) == (0, 0, 0)
+
+
+def test_the_interval_of_a_range_reaches_the_range() -> None:
+    """Equal parts but for noise: all draws of their range lie above the range of the means."""
+    rng = np.random.default_rng(1)
+    numbers = rng.normal(size=(4, 30))
+    numbers -= numbers.mean(axis=1, keepdims=True)
+    found = estimate_of(lambda x: x.max(0) - x.min(0), [measured_mean({1: each}) for each in numbers])
+    assert found.low is not None
+    assert found.low <= found.mean == pytest.approx(0)
+
+
+def test_intervals_are_cut_where_the_quantity_ends() -> None:
+    found = Estimate(0.9, 0.1, 3, 0.4, 1.4, "seeds")
+    assert within(found) == Estimate(0.9, 0.1, 3, 0.4, 1.0, "seeds")
+    assert within(found, 0.5, 2.0) == Estimate(0.9, 0.1, 3, 0.5, 1.4, "seeds")
+    assert within(Estimate(0.9, None, 1)) == Estimate(0.9, None, 1)
