@@ -41,9 +41,16 @@ def err() -> Console:
     return Console(file=sys.stderr, highlight=False)
 
 
+def visible(text: str) -> str:
+    """`text` with control characters, but for line ends, shown as escapes: names come from files of others."""
+    from mmbal_cli.report.tables import literal
+
+    return "\n".join(map(literal, text.split("\n")))
+
+
 def note(message: str) -> None:
     """One line for the reader on stderr, printed literally (no markup)."""
-    err().print(Text(message), soft_wrap=True)
+    err().print(Text(visible(message)), soft_wrap=True)
 
 
 def emit_json(document: Any) -> None:
@@ -54,11 +61,11 @@ def emit_json(document: Any) -> None:
 
 def error_panel(error: MmbalError) -> Panel:
     """One panel: what was found, what was expected, which command repairs it; literal text."""
-    body = Text(error.found)
+    body = Text(visible(error.found))
     if error.expected:
-        body.append("\n" + error.expected)
+        body.append("\n" + visible(error.expected))
     if error.repair:
-        body.append("\n\nTry: ", style="bold").append(error.repair, style="cyan")
+        body.append("\n\nTry: ", style="bold").append(visible(error.repair), style="cyan")
     return Panel(body, title=Text(f"{error.title} error" if error.title != "error" else "error"), border_style="red")
 
 
@@ -84,7 +91,7 @@ def stage(label: str, total: int) -> Iterator[Callable[..., None]]:
     if console.is_terminal:
         with bars(MofNCompleteColumn()) as bar:
             task = bar.add_task(label, total=total, detail="")
-            yield lambda n=1, detail="": bar.update(task, advance=n, detail=detail)
+            yield lambda n=1, detail="": bar.update(task, advance=n, detail=visible(detail))
         return
     start = last = time.monotonic()
     done = 0
@@ -96,6 +103,7 @@ def stage(label: str, total: int) -> Iterator[Callable[..., None]]:
         if now - last >= LINE_EVERY_S or done == total:
             last = now
             eta = (now - start) / max(done, 1) * (total - done)
-            console.print(Text(f"{label}: {done}/{total}, {now - start:.0f} s, eta {eta:.0f} s {detail}".rstrip()))
+            line = f"{label}: {done}/{total}, {now - start:.0f} s, eta {eta:.0f} s {visible(detail)}"
+            console.print(Text(line.rstrip()))
 
     yield advance

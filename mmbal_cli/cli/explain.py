@@ -123,6 +123,7 @@ def _table(findings: tuple[Finding, ...]) -> Table:
 def _plain(found: Explained) -> str:
     """The same as lines of text for a file."""
     from mmbal_cli.report.explain import basis, heading
+    from mmbal_cli.report.tables import literal
 
     lines = [f"{each.severity:8} {each.topic}: {each.text}" for each in found.findings] or ["nothing remarkable"]
-    return "\n".join([heading(found), *lines, basis(found), ""])
+    return "\n".join([*map(literal, (heading(found), *lines, basis(found))), ""])

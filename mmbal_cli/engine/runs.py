@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from mmbal_cli.errors import UsageError
+from mmbal_cli.errors import CacheError, UsageError
 from mmbal_cli.recipe import Frozen, TrainConfig
 from mmbal_cli.store.atomic import canonical_json, digest_of, publish
 
@@ -92,8 +92,11 @@ class RunFolder:
         """Status, `done` or `failed`, of every complete seed."""
         found = {}
         for path in self.path.glob("seed-*/done.json"):
-            document = json.loads(path.read_text())
-            found[int(document["seed"])] = str(document["status"])
+            try:
+                document = json.loads(path.read_text())
+                found[int(document["seed"])] = str(document["status"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise CacheError(f"{path} is damaged.", "Expected how the seed ended.", "add --overwrite") from error
         return found
 
     def interrupted(self) -> dict[Path, tuple[int, ...]]:

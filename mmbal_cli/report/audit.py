@@ -11,7 +11,6 @@ the test split was scored; a sealed run has no test figure in its records.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -94,7 +93,7 @@ def _audited(run: Run, label: str, metric: str) -> Audited:
     by_test = [result.facts.selected for result in kept]
     by_validation = [_average([*(result.facts.sealed_epoch or {}).values()]) for result in kept] if legacy else by_test
     last = {result.facts.seed: rows[result.facts.seed].get("test/accuracy") for result in kept}
-    most = 1.0 if METRICS[metric].percent else math.inf
+    most = METRICS[metric].most
     return Audited(
         run,
         label,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mmbal_cli.report.contrast import Against, Baseline, Contrast, Side, contrasts, named
-from mmbal_cli.report.measure import correct, measure
+from mmbal_cli.report.measure import bounded, correct, measure
 from mmbal_cli.report.metrics import METRICS, Metric, absent
 from mmbal_cli.report.predictions import Predictions
 from mmbal_cli.report.runs import Run, RunFacts
@@ -203,9 +203,10 @@ def _columns(group: list[Scored], names: Sequence[str]) -> list[Column]:
 
 def _cells(group: list[Scored], columns: list[Column]) -> dict[str, list[Cell]]:
     """Cells of each column, one a run, with marks and ranks; all are estimated together."""
-    measured = [[measure(each.good, column.key.partition("/")[0], column.modality) for each in group]
-                for column in columns]  # fmt: skip
-    found = iter(estimates([each for column in measured for each in column]))
+    names = [column.key.partition("/")[0] for column in columns]
+    measured = [[measure(each.good, name, column.modality) for each in group]
+                for name, column in zip(names, columns, strict=True)]  # fmt: skip
+    found = iter(bounded([(name, each) for name, own in zip(names, measured, strict=True) for each in own]))
     cells = {
         column.key: [Cell(each.values, next(found), each) for each in own]
         for column, own in zip(columns, measured, strict=True)

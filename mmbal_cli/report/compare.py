@@ -1,7 +1,8 @@
 """Runs to blocks of comparable rows: who is best, who cannot be told apart, who must stand apart.
 
 Runs are comparable when data fingerprint, split, subset, protocol and scored samples agree. Of each data set the
-largest such group comes first; every other group is its own block, with what differs as its reason.
+largest such group that was not selected on test comes first; every other group is its own block, with what differs as
+its reason.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def _identity(scored: Scored) -> dict[str, Any]:
 
 
 def _groups(scored: list[Scored]) -> list[list[Scored]]:
-    """Comparable runs together, the largest group first; unfinished runs join where they will belong."""
+    """Comparable runs together, in the order of their blocks; unfinished runs join where they will belong."""
     groups: list[tuple[dict[str, Any], list[Scored]]] = []
     for each in sorted(scored, key=lambda each: (not each.good, each.run.name)):
         identity = _identity(each)
@@ -112,7 +113,13 @@ def _groups(scored: list[Scored]) -> list[list[Scored]]:
             groups.append((identity, [each]))
         else:
             home.append(each)
-    return sorted((group for _, group in groups), key=lambda group: (not group[0].good, -len(group), group[0].run.name))
+    return sorted((group for _, group in groups), key=_order)
+
+
+def _order(group: list[Scored]) -> tuple[Any, ...]:
+    """Sort key of groups: finished ones, those that were selected on validation, large ones."""
+    first = group[0]
+    return not first.good, bool(first.run.facts.stamp), -len(group), first.run.name
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

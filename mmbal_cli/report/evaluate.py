@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from mmbal_cli.report.captions import UNITS, failures
-from mmbal_cli.report.measure import measure
+from mmbal_cli.report.measure import bounded, measure
 from mmbal_cli.report.metrics import METRICS, absent, defined, metrics
 from mmbal_cli.report.runs import DataFacts, Predictions, Run, coverage_note
-from mmbal_cli.report.statistics import SAMPLES, Estimate, Summary, estimates
+from mmbal_cli.report.statistics import SAMPLES, Estimate, Summary
 from mmbal_cli.report.tables import Entry, Sheet, number
 
 SCHEMA = 1
@@ -106,7 +106,7 @@ def _part(
         else:
             continue
         values[seed], samples[seed] = metrics(probs, labels, classes, names), len(labels)
-    found = estimates([measure(predictions, name, modality) for name in names])
+    found = bounded([(name, measure(predictions, name, modality)) for name in names])
     return Part(modality, values, samples, dict(zip(names, found, strict=True)))
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from mmbal_cli.errors import CacheError
 from mmbal_cli.report.dynamics import Dynamics, Phase, dynamics
 from mmbal_cli.report.runs import Predictions, Run
+from mmbal_cli.report.tables import literal
 
 SCHEMA = 1
 Severity = Literal["warning", "notice", "info"]
@@ -219,7 +220,7 @@ def basis(found: Explained) -> str:
 
 def markdown(found: Explained) -> str:
     """A list for a document."""
-    lines = [f"**{heading(found)}**", ""]
-    lines += [f"- **{each.severity}** ({each.topic}): {each.text}" for each in found.findings]
+    lines = [f"**{literal(heading(found))}**", ""]
+    lines += [f"- **{each.severity}** ({each.topic}): {literal(each.text)}" for each in found.findings]
     lines += [] if found.findings else ["- nothing remarkable was found"]
     return "\n".join([*lines, "", basis(found), ""])

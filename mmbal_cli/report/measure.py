@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmbal_cli.report.influence import value_and_influence
+from mmbal_cli.report.metrics import METRICS
 from mmbal_cli.report.predictions import Predictions
-from mmbal_cli.report.statistics import Measured, measured_mean
+from mmbal_cli.report.statistics import Estimate, Measured, estimates, measured_mean, within
 
 
 def measure(predictions: Mapping[int, Predictions], metric: str, modality: str | None = None) -> Measured:
@@ -20,20 +21,27 @@ def measure(predictions: Mapping[int, Predictions], metric: str, modality: str |
     """
     if metric == "accuracy":
         return measured_mean({seed: _right(each, modality) for seed, each in predictions.items()})
-    values, slopes = {}, {}
+    values, slopes, counts = {}, {}, {}
     for seed, each in predictions.items():
         if modality is None:
             value, slope = value_and_influence(metric, each.probs, each.labels)
+            counted = len(slope)
         elif modality not in each.logits or not each.present[modality].any():
             continue
         else:
             probs, labels, mask = each.modality(modality)
             value, own = value_and_influence(metric, probs, labels)
             slope = np.zeros(len(mask))
-            slope[mask] = own
+            slope[mask], counted = own, len(own)
         if np.isfinite(value):
-            values[seed], slopes[seed] = value, slope
-    return Measured(values, slopes)
+            values[seed], slopes[seed], counts[seed] = value, slope, counted
+    return Measured(values, slopes, counts)
+
+
+def bounded(many: Sequence[tuple[str, Measured]]) -> list[Estimate]:
+    """Estimates of (metric, its measured values), each interval within what the metric can be."""
+    found = estimates([measured for _, measured in many])
+    return [within(each, most=METRICS[metric].most) for (metric, _), each in zip(many, found, strict=True)]
 
 
 def correct(predictions: Mapping[int, Predictions]) -> dict[int, NDArray]:

@@ -25,6 +25,7 @@ as a miss of the true class. `absent` names them. All samples count, in any orde
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -38,11 +39,12 @@ TOP = 5
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is shown: column title, in percent or not, and whether larger is better."""
+    """How a metric is shown: column title, in percent or not, whether larger is better; it lies in [0, most]."""
 
     title: str
     percent: bool = True
     larger_is_better: bool = True
+    most: float = 1.0
 
 
 METRICS = {
@@ -52,8 +54,8 @@ METRICS = {
     "weighted_f1": Metric("weighted-F1"),
     "map": Metric("mAP"),
     "top5": Metric("top-5"),
-    "nll": Metric("NLL", percent=False, larger_is_better=False),
-    "brier": Metric("Brier", percent=False, larger_is_better=False),
+    "nll": Metric("NLL", percent=False, larger_is_better=False, most=math.inf),
+    "brier": Metric("Brier", percent=False, larger_is_better=False, most=2.0),
     "ece": Metric("ECE", larger_is_better=False),
 }
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from mmbal_cli.errors import CacheError
 from mmbal_cli.report.metrics import softmax
 
+AGAIN = "train it again: mmbal train ... --overwrite"
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -69,11 +71,11 @@ def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
             raise ValueError("it has no sample ids")
         return _checked(arrays, _parsed(listed), classes)
     except FileNotFoundError as error:
-        raise CacheError(f"{path} is missing.", "Expected the predictions of a finished seed.") from error
+        raise CacheError(f"{path} is missing.", "Expected the predictions of a finished seed.", AGAIN) from error
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         problem = f"it has no {error}" if isinstance(error, KeyError) else f"{error}"
         raise CacheError(
-            f"{path} cannot be read: {problem}.", "Expected predictions written by mmbal train."
+            f"{path} cannot be read: {problem}.", "Expected predictions written by mmbal train.", AGAIN
         ) from error
 
 

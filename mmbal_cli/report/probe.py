@@ -106,7 +106,17 @@ class Probe:
         majority = {"class": self.largest, "share": self.majority}
         lead = {"order": list(self.order), "dominant": self.dominant}
         said = {"findings": self.findings(), "notes": list(self.notes)}
-        return {"schema": 1, **facts, **scored, "majority": majority, "probes": rows, **lead, **shares, **said}
+        return {
+            "schema": 1,
+            "report": "probe",
+            **facts,
+            **scored,
+            "majority": majority,
+            "probes": rows,
+            **lead,
+            **shares,
+            **said,
+        }
 
 
 class Task(NamedTuple):

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmbal_cli.engine.runs import LEGACY, TUNING
 from mmbal_cli.errors import CacheError, nearest
+from mmbal_cli.report.predictions import AGAIN
 from mmbal_cli.report.predictions import Predictions as Predictions
 from mmbal_cli.report.predictions import as_predictions as as_predictions
 from mmbal_cli.report.predictions import read_predictions as read_predictions
@@ -284,7 +285,7 @@ def _read_facts(path: Path, model: type[_F], check: Callable[[Path, Any], None] 
     except ValidationError as error:
         first = error.errors()[0]
         where = "".join(f"{part}." for part in first["loc"]).rstrip(".")
-        raise CacheError(f"{path} is damaged: {where and where + ': '}{first['msg']}.") from error
+        raise CacheError(f"{path} is damaged: {where and where + ': '}{first['msg']}.", repair=AGAIN) from error
 
 
 def read_records(path: Path) -> tuple[list[dict[str, Any]], str]:

@@ -100,7 +100,7 @@ def test_options(runs: Path) -> None:
         (["eval", "runs", "--metric", "f2"], UsageError, 2, "Unknown metric 'f2'."),
         (["compare", "demo-concta-1"], CacheError, 3, "There is no run demo-concta-1. Did you mean 'demo-concat-"),
         (["compare", "runs"], CacheError, 3, "runs is a folder of 7 runs, not a run."),
-        (["compare", "--runs", "nowhere"], CacheError, 3, "There is no run in nowhere."),
+        (["compare", "--runs", "nowhere"], CacheError, 3, "There is no folder nowhere."),
         (["compare", "-o", "no/such/folder.md"], UsageError, 2, "no/such/folder.md cannot be written"),
         (["eval", "demo-alr"], CacheError, 3, "There is no run demo-alr. Did you mean 'demo-arl-"),
         (["eval", "runs", "--split", "train"], UsageError, 2, "Predictions on train are not saved."),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mmbal_cli.cli.app import app
-from mmbal_cli.errors import EXIT_FINDINGS, EXIT_OK, EXIT_USAGE, UsageError
+from mmbal_cli.errors import EXIT_DATA, EXIT_FINDINGS, EXIT_OK, EXIT_USAGE, UsageError
 from tests.kit.cli import ROOT, Inside, invoke
 from tests.kit.runs import write_run, write_study
 
@@ -51,6 +51,20 @@ def test_so_do_pictures_and_the_page(study: Path, inside: Inside, tmp_path: Path
     done = inside("report", "--no-fresh", "-o", str(tmp_path / "r.html"), cwd=study, code=EXIT_FINDINGS)
     assert "left out: damaged:" in done.stderr
     assert "damaged could not be read and is left out" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_a_name_of_a_run_never_reaches_the_terminal_as_a_control_character(tmp_path: Path, inside: Inside) -> None:
+    evil = "\x1b[31mred\x1b]0;title\x07"
+    runs = tmp_path / "runs"
+    write_run(runs, evil, STRENGTHS, samples=30, seeds=(1,), failed={2: evil}, dataset="demo").rename(runs / evil)
+    (runs / f"damaged{evil}").mkdir()
+    (runs / f"damaged{evil}" / "run.json").write_text("{")
+    calls = [(*words, code) for words in (["compare"], ["audit"], ["report", "dynamics"]) for code in (EXIT_FINDINGS,)]
+    calls += [("compare", "nobody", EXIT_DATA), ("explain", evil, EXIT_OK), ("explain", evil, "-f", "md", EXIT_OK)]
+    for *words, code in calls:
+        done = inside(*words, cwd=tmp_path, code=code)
+        assert "\\x1b[31mred" in done.stdout + done.stderr, words
+        assert not set("\x1b\x07") & set(done.stdout + done.stderr), words
 
 
 def test_a_mistyped_part_of_the_report_is_no_run(study: Path, inside: Inside) -> None:

@@ -172,6 +172,14 @@ def test_unfinished_and_damaged_runs_are_refused(make: Callable[..., Path], tmp_
         pack(read_run(folder), tmp_path)
 
 
+@pytest.mark.parametrize("text", ["[]", "{", '{"command": 3}', '{"command": null}'])
+def test_an_environment_that_cannot_be_read_is_a_note(make: Callable[..., Path], tmp_path: Path, text: str) -> None:
+    folder = make(seeds=(1,))
+    (folder / "env.json").write_text(text)
+    _, contents = pack(read_run(folder), tmp_path)
+    assert any("env.json of the run cannot be read" in note for note in contents.notes) == ("command" not in text)
+
+
 @pytest.mark.parametrize(
     ("text", "kept"),
     [

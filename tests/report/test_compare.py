@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mmbal_cli.report.blocks import Block, Row
+from mmbal_cli.report.captions import failures
 from mmbal_cli.report.compare import Comparison, compare
 from mmbal_cli.report.metrics import metrics
 from mmbal_cli.report.runs import find_runs, read_run
@@ -177,6 +178,15 @@ def test_failed_seeds_are_left_out_and_marked(tmp_path: Path) -> None:
     assert "pmr: seed 2 failed and is left out (its probabilities are not finite)." in sheet.notes
 
 
+def test_seeds_that_failed_for_one_reason_are_one_sentence() -> None:
+    many = dict.fromkeys((2, 3, 4, 9), "not finite") | {7: "no gradient"}
+    assert list(failures(many, "pmr")) == [
+        "pmr: seeds 2-4, 9 failed and are left out (not finite).",
+        "pmr: seed 7 failed and is left out (no gradient).",
+    ]
+    assert list(failures({7: "no gradient"})) == ["Seed 7 failed and is left out (no gradient)."]
+
+
 def test_runs_without_a_finished_seed_are_shown_as_such(tmp_path: Path) -> None:
     write_study(tmp_path)
     folder = write_run(tmp_path, "pmr", {}, seeds=())
@@ -252,3 +262,21 @@ def test_encoders_and_selection_are_named(tmp_path: Path) -> None:
     text = notes(comparison(tmp_path))
     assert "Hand-made descriptors (audio: logmel-stats, video: hog-motion)" in text
     assert "epoch selected by validation accuracy" in text
+
+
+def test_intervals_end_where_the_metric_does(tmp_path: Path) -> None:
+    """Two seeds far apart give wide intervals, but no accuracy beyond 100% and no loss below 0."""
+    labels = np.arange(40) % 3
+    right = np.eye(3)[labels] * 0.9 + 0.1 / 3
+    folder = write_run(tmp_path, "concat", {"audio": 1.0}, seeds=(1, 2), samples=40)
+    for seed, share in ((1, 40), (2, 30)):
+        probs = np.where(np.arange(40)[:, None] < share, right, np.roll(right, 1, axis=1))
+        arrays = {"probs": probs, "labels": labels} | {
+            "logits/audio": np.log(probs),
+            "present/audio": np.ones(40, np.uint8),
+        }
+        write_predictions(folder / f"seed-{seed}", "test", arrays)
+    (block,) = compare([read_run(folder)], ("accuracy", "nll", "brier")).blocks
+    for key, most in (("accuracy", 1.0), ("nll", np.inf), ("brier", 2.0)):
+        found = block.rows[0].cells[key].estimate
+        assert 0 <= found.low < found.mean < found.high <= most, key

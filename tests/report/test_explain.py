@@ -13,7 +13,7 @@ import pytest
 from mmbal_cli.report.explain import Finding, comparable, document, explain, explained, markdown
 from mmbal_cli.report.runs import Run, read_run
 from tests.kit.cli import Inside
-from tests.kit.runs import CLASSES, PROTOCOL, write_predictions, write_run
+from tests.kit.runs import CLASSES, PROTOCOL, predictions, write_predictions, write_run
 
 SEEDS = (1, 2, 3, 4, 5)
 N, EPOCHS = 600, 40
@@ -318,6 +318,18 @@ def test_runs_of_other_data_are_no_references(study: Callable[..., list[Run]]) -
     runs = study(accuracy=0.5, split="another")
     assert comparable(runs[0], runs) == ()
     assert not {"concat", "best unimodal", "late fusion"} & set(found(runs))
+
+
+def test_runs_scored_on_other_samples_are_no_references(study: Callable[..., list[Run]]) -> None:
+    """Rows of other samples, or another number of them, cannot be paired."""
+    runs = study(accuracy=0.5)
+    assert {"concat", "late fusion"} <= set(found(runs))
+    for samples in (60, 30):
+        for seed in SEEDS:
+            ids = [f"other-{i}" for i in range(samples)]
+            arrays = predictions(seed, STRENGTHS, samples=samples)
+            write_predictions(runs[0].folder / f"seed-{seed}", "test", arrays, ids)
+        assert not {"concat", "best unimodal", "late fusion"} & set(found(again(runs)))
 
 
 def test_seeds_that_disagree_and_one_that_collapsed(study: Callable[..., list[Run]]) -> None:

@@ -241,7 +241,7 @@ def test_runs_selected_on_test_are_stamped_everywhere_and_said_in_red(tmp_path: 
     assert '<p class="alarm" role="alert">SELECTED ON TEST: arl (selected on TEST).' in html
     for key in ("summary", "comparison", "protocol", "provenance"):
         assert "arl (selected on TEST)" in section(html, key), key
-    assert "Not comparable with the runs above: protocol" in section(html, "summary")
+    assert "Not comparable with the runs above: epochs selected on TEST, not on validation." in section(html, "summary")
 
 
 @pytest.mark.usefixtures("plain")
@@ -343,7 +343,7 @@ def test_command_refuses_before_the_work_what_it_could_not_write(
     root: Path, tmp_path: Path, asked: list[tuple[list[str], Asked]]
 ) -> None:
     for place in (tmp_path, tmp_path / "none" / "page.html"):
-        with pytest.raises(UsageError, match="cannot be written|is a folder"):
+        with pytest.raises(UsageError, match=r"cannot be written|is a folder"):
             invoke("report", "--runs", str(root), "-o", str(place))
     assert asked == []
 

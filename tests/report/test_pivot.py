@@ -178,10 +178,11 @@ def test_axes_of_a_user() -> None:
         ("methd", "metric", r"Unknown axis 'methd'.*Did you mean 'method'.*dataset, method, metric, seed"),
         ("method", "metric,method", r"The axis method is named twice.*method, dataset, metric, seed"),
         ("seed,seed", "metric", "The axis seed is named twice"),
-        ("method,dataset,metric,seed", "", "Every axis is on one side"),
+        ("method,dataset,metric,seed", None, "Every axis is on one side"),
+        ("", "metric", "--rows names no axis"),
     ],
 )
-def test_wrong_axes(rows: str, cols: str, message: str) -> None:
+def test_wrong_axes(rows: str, cols: str | None, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_axes(rows, cols)
 

@@ -27,7 +27,7 @@ from mmbal_cli.report.plots import (
 )
 from mmbal_cli.report.plots.study import gather
 from mmbal_cli.report.plots.style import canvas, look
-from mmbal_cli.report.runs import Run
+from mmbal_cli.report.runs import Run, read_run
 from tests.kit.features import feature_set
 from tests.kit.plots import lines, only, read, some, texts, write_recorded_study, write_records
 from tests.kit.prepared import write_prepared
@@ -427,3 +427,11 @@ def test_many_classes_get_a_scale() -> None:
     figure = embedding.figure(found, ["audio"], [f"class {i}" for i in range(30)], Options())
     assert len(figure.axes) == 2
     assert "30 classes" in figure.axes[1].get_xlabel()
+
+
+def test_a_label_that_only_looks_like_a_unimodal_model_is_a_row_like_others(tmp_path: Path) -> None:
+    for label in ("unimodal:audio", "unimodal:audio-large", "concat"):
+        write_run(tmp_path, label, {"audio": 1.0, "video": 0.5}, samples=30)
+    runs = [read_run(folder) for folder in sorted(tmp_path.iterdir())]
+    assert list(gather(runs, "test").groups[0].alone()) == ["audio"]
+    assert len(draw("bars", runs)) == 1

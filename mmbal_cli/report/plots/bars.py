@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmbal_cli.errors import UsageError
+from mmbal_cli.report.measure import bounded, measure
 from mmbal_cli.report.metrics import METRICS
 from mmbal_cli.report.plots import style
 from mmbal_cli.report.plots.dynamics import look_of
 from mmbal_cli.report.plots.picture import Picture
 from mmbal_cli.report.plots.study import FUSED, Entrant, Group, Options, capital, caption, listed, seeds_note, title_of
-from mmbal_cli.report.statistics import Estimate, Measured, estimates, influence
+from mmbal_cli.report.statistics import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,9 +67,9 @@ def measured(entrants: Sequence[Entrant], group: Group, metric: str) -> list[Bar
     alone = group.alone()
     panels = []
     for modality in (FUSED, *(m for m in group.modalities if any(m in each.modalities for each in entrants))):
-        values = [_measure(each, metric, modality) for each in entrants]
-        known = iter(estimates([value for value in values if value is not None]))
-        found = [None if value is None else next(known) for value in values]
+        values = [measure(each.good, metric, modality or None) for each in entrants]
+        known = bounded([(metric, value) for value in values])
+        found = [each if value.values else None for value, each in zip(values, known, strict=True)]
         lines = {m: each.mean(metric, FUSED) for m, each in alone.items() if modality in (FUSED, m)}
         title = title_of(metric) if modality == FUSED else f"{style.shown(modality, 24)} inside"
         kept = {m: mean for m, mean in lines.items() if mean is not None}
@@ -92,22 +93,6 @@ def figure(labels: Sequence[str], panels: Sequence[Bars], modalities: Sequence[s
     grid[0, 0].set_ylim(len(labels) - 0.4, -0.6)
     _legend(picture, panels, modalities)
     return picture
-
-
-def _measure(each: Entrant, metric: str, modality: str) -> Measured | None:
-    values = each.values(metric, modality)
-    slopes = {}
-    for seed in values:
-        pair = each.scored(seed, modality)
-        if pair is None:
-            continue
-        own = each.good[seed]
-        mask = own.present[modality] if modality else np.ones(len(own.labels), bool)
-        slopes[seed] = np.zeros(len(own.labels))
-        if mask.any():
-            slopes[seed][mask] = influence(metric, *pair)
-    kept = {seed: value for seed, value in values.items() if np.isfinite(value)}
-    return Measured(kept, {seed: slopes[seed] for seed in kept}) if kept else None
 
 
 def _draw(axes: Axes, panel: Bars, labels: Sequence[str], modalities: Sequence[str], metric: str) -> None:

@@ -48,7 +48,8 @@ class Entrant:
     @property
     def unimodal(self) -> str:
         """The modality of a separately trained unimodal model; "" for all other runs."""
-        return self.run.facts.label.partition(":")[2] if self.run.facts.label.startswith("unimodal:") else ""
+        kind, _, modality = self.run.facts.label.partition(":")
+        return modality if kind == "unimodal" and modality in self.run.facts.data.modalities else ""
 
     @property
     def modalities(self) -> list[str]:
