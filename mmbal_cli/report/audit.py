@@ -100,7 +100,7 @@ def _audited(run: Run, label: str, metric: str) -> Audited:
         within(estimate(of_validation), most=most),
         within(estimate(of_test), most=most) if legacy else None,
         within(estimate(combined([(1, of_test), (-1, of_validation)])), -most, most) if legacy else None,
-        summary({seed: value for seed, value in last.items() if value is not None}),
+        summary({seed: value for seed, value in last.items() if isinstance(value, (int, float))}),
         (_average(by_validation), _average(by_test) if legacy else None),
         tuple(faults),
         failed,
@@ -145,8 +145,9 @@ def _last_stage(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _best(rows: Sequence[Mapping[str, Any]], split: str, suffix: str, select: str) -> int | None:
     """The epoch that the rule selects from records of alive epochs; None when they lack the columns."""
     accuracy, nll = f"{split}/accuracy{suffix}", f"{split}/nll{suffix}"
+    needed = (accuracy, nll, "epoch")
     known = [
-        row for row in rows if row.get("alive", True) and row.get(accuracy) is not None and row.get(nll) is not None
+        row for row in rows if row.get("alive", True) and all(isinstance(row.get(k), (int, float)) for k in needed)
     ]
     if not known:
         return None

@@ -144,7 +144,7 @@ def _arrays(seeds: Sequence[list[dict[str, Any]]]) -> tuple[NDArray, tuple[Phase
             if key in NOT_COLUMNS or not (value is None or isinstance(value, (int, float))):
                 continue
             column = table.setdefault(key, np.full((len(seeds), len(epochs)), np.nan))
-            column[s, place[row["epoch"]]] = value if value is not None and math.isfinite(value) else np.nan
+            column[s, place[row["epoch"]]] = _finite(value)
     phases: list[Phase] = []
     for epoch in epochs:
         if phases and phases[-1].name == names[epoch]:
@@ -152,6 +152,14 @@ def _arrays(seeds: Sequence[list[dict[str, Any]]]) -> tuple[NDArray, tuple[Phase
         else:
             phases.append(Phase(names[epoch], epoch, epoch))
     return np.array(epochs, np.int64), tuple(phases), table
+
+
+def _finite(value: float | None) -> float:
+    """The number, NaN for what is none or larger than a float."""
+    try:
+        return float(value) if value is not None and math.isfinite(value) else math.nan
+    except OverflowError:
+        return math.nan
 
 
 class Family(NamedTuple):

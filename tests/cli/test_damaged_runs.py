@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from mmbal_cli.cli.app import app
-from mmbal_cli.errors import EXIT_DATA, EXIT_FINDINGS, EXIT_OK, EXIT_USAGE, UsageError
+from mmbal_cli.engine.runs import RunFolder
+from mmbal_cli.errors import EXIT_DATA, EXIT_FINDINGS, EXIT_OK, EXIT_USAGE, CacheError, UsageError
 from tests.kit.cli import ROOT, Inside, invoke
 from tests.kit.runs import write_run, write_study
 
@@ -42,6 +43,15 @@ def test_every_report_leaves_it_out_and_says_so(study: Path, inside: Inside, rep
     assert list(json.loads(done.stdout)["unreadable"]) == ["damaged"]
     assert done.stderr.count("left out: damaged: runs/damaged/run.json is damaged: Invalid JSON") == 1
     assert "concat" in inside(*REPORTS[report], cwd=study, code=EXIT_FINDINGS).stdout
+
+
+def test_training_does_not_go_on_in_a_run_whose_seeds_it_cannot_read(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "concat", STRENGTHS, samples=20, seeds=(1, 2))
+    assert RunFolder(folder).finished() == {1: "done", 2: "done"}
+    for text in ("{", "[]", "{}"):
+        (folder / "seed-2" / "done.json").write_text(text)
+        with pytest.raises(CacheError, match=r"seed-2/done\.json is damaged.*--overwrite"):
+            RunFolder(folder).finished()
 
 
 def test_so_do_pictures_and_the_page(study: Path, inside: Inside, tmp_path: Path) -> None:

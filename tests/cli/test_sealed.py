@@ -191,6 +191,10 @@ def test_audit_finds_an_epoch_that_the_records_do_not_give(both: Path, tmp_path:
     (folder / "seed-2" / "records.jsonl").write_text("")
     done = mmbal("audit", str(folder), cwd=tmp_path, code=1)
     assert "seed 2: its records are empty" in " ".join(done.stdout.split())
+    odd = {"epoch": 1, "val/accuracy": "x", "val/nll": [1], "test/accuracy": "y"}
+    (folder / "seed-2" / "records.jsonl").write_text(json.dumps(odd) + "\n")
+    done = mmbal("audit", str(folder), cwd=tmp_path, code=1)
+    assert "seed 2: its records have test figures" in " ".join(done.stdout.split())
 
 
 def test_a_set_without_test_samples_has_no_legacy_protocol(tmp_path: Path) -> None:

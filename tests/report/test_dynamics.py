@@ -74,7 +74,8 @@ def test_gaps_nulls_and_unequal_lengths_are_nan_and_lower_n(folder: Path) -> Non
 
 def test_values_that_are_no_finite_numbers_are_nan_and_texts_no_columns(folder: Path) -> None:
     rows = '{"epoch": 1, "val/nll": NaN, "grad/audio": Infinity, "alive": true, "note": "x", "deep": {"a": 1}}\n'
-    (folder / "seed-1" / "records.jsonl").write_text(rows + '{"no": "epoch"}\n{"epoch": "two"}\n')
+    rows += f'{{"epoch": 2, "grad/audio": {"9" * 400}}}\n{{"no": "epoch"}}\n{{"epoch": "two"}}\n'
+    (folder / "seed-1" / "records.jsonl").write_text(rows)
     found = dynamics(read_run(folder))
     assert np.isnan(found.values("val/nll")[0]).all()
     assert np.isnan(found.values("grad/audio")[0]).all()
