@@ -22,7 +22,7 @@ from mmbal_cli.report.measure import measure
 from mmbal_cli.report.metrics import METRICS
 from mmbal_cli.report.runs import Run, SeedResult
 from mmbal_cli.report.statistics import Estimate, Measured, Summary, combined, estimate, summary, within
-from mmbal_cli.report.tables import Entry, Sheet, number
+from mmbal_cli.report.tables import Entry, Sheet, number, with_sign
 
 SCHEMA = 1
 _NOTHING = estimate(Measured({}, {}))
@@ -276,7 +276,7 @@ def _signed(value: Estimate | None, percent: bool, precision: int) -> Entry:
         return Entry("–", style="dim")
     text = number(value.mean, percent=percent, precision=precision)
     sd = "" if value.sd is None else number(value.sd, percent=percent, precision=precision)
-    return Entry(text if value.mean < 0 else f"+{text}", sd, style="bold")
+    return Entry(with_sign(text), sd, style="bold")
 
 
 def _span(value: Estimate | None, percent: bool, precision: int) -> Entry:

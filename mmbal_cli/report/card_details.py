@@ -7,7 +7,7 @@ from itertools import combinations
 
 from mmbal_cli.report.card_parts import FUSED, MAIN_WAY, NOBODY, RunCard, joined
 from mmbal_cli.report.statistics import Estimate
-from mmbal_cli.report.tables import Entry, Sheet, number
+from mmbal_cli.report.tables import Entry, Sheet, number, with_sign
 
 WAYS = ("masked", "zeros", "mean", "resampled")
 MOST_CLASSES = 20  # rows of the table of classes; documents have all
@@ -28,7 +28,7 @@ def spanned(estimate: Estimate | None, precision: int, percent: bool = True, sig
 
     def text(value: float) -> str:
         shown = number(value, percent=percent, precision=precision)
-        return shown if not signed or shown.startswith("-") else f"+{shown}"
+        return with_sign(shown) if signed else shown
 
     low, high = estimate.low, estimate.high
     if low is None or high is None:

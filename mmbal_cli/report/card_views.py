@@ -11,7 +11,7 @@ from mmbal_cli.report.card_details import details
 from mmbal_cli.report.card_parts import FUSED, MAIN_WAY, Card, RunCard
 from mmbal_cli.report.runs import coverage_note
 from mmbal_cli.report.statistics import Estimate
-from mmbal_cli.report.tables import Entry, Sheet, number
+from mmbal_cli.report.tables import Entry, Sheet, number, with_sign
 
 SCHEMA = 1
 DEFINITIONS = "Definitions and sources: docs/metrics.md."
@@ -173,7 +173,7 @@ def _value(estimate: Estimate | None, precision: int, percent: bool = True, sign
         return Entry(text)
     low, high = estimate.low, estimate.high
     mark = "" if low is None or high is None else "below" if high < 0 else "above" if low > 0 else ""
-    return Entry(("" if text.startswith("-") else "+") + text, mark=mark)
+    return Entry(with_sign(text), mark=mark)
 
 
 def _alone_rows(card: Card, mods: Sequence[str], kinds: int, precision: int) -> list[list[Entry]]:

@@ -78,10 +78,20 @@ def literal(text: str) -> str:
 
 
 def number(value: float | None, *, percent: bool, precision: int) -> str:
-    """A fraction in percent with `precision` decimals, any other number with one more; a dash for None."""
+    """A fraction in percent with `precision` decimals, any other number with one more; a dash for None.
+
+    Negative numbers have a minus sign, and what rounds to zero has none.
+    """
     if value is None:
         return "–"
-    return f"{value * 100:.{precision}f}" if percent else f"{value:.{precision + 1}f}"
+    text = f"{value * 100:z.{precision}f}" if percent else f"{value:z.{precision + 1}f}"
+    return text.replace("-", "−")
+
+
+def with_sign(text: str) -> str:
+    """The `number` of a difference with its sign; 0 and a dash have none."""
+    positive = text[:1].isdigit() and any(digit in "123456789" for digit in text)
+    return f"+{text}" if positive else text
 
 
 def reading(sheet: Sheet) -> list[str]:

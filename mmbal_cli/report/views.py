@@ -14,7 +14,7 @@ from mmbal_cli.report.compare import Comparison
 from mmbal_cli.report.contrast import Baseline, Contrast
 from mmbal_cli.report.settings import Look, setting_columns
 from mmbal_cli.report.statistics import Estimate
-from mmbal_cli.report.tables import Entry, Sheet, number
+from mmbal_cli.report.tables import Entry, Sheet, number, with_sign
 
 DAGGER = " †"
 SCHEMA = 1
@@ -260,14 +260,11 @@ def _span(found: Estimate, column: Column, precision: int, *, signed: bool = Fal
 
 
 def _plain(value: float | None, column: Column, precision: int) -> str:
-    return number(value, percent=column.metric.percent, precision=precision).replace("-", "−")
+    return number(value, percent=column.metric.percent, precision=precision)
 
 
 def _signed(value: float | None, column: Column, precision: int) -> str:
-    """A difference with its sign; 0 has none."""
-    text = _plain(value, column, precision)
-    nothing = value is None or not any(digit in "123456789" for digit in text)
-    return text.lstrip("−") if nothing else text if text.startswith("−") else f"+{text}"
+    return with_sign(_plain(value, column, precision))
 
 
 def _p(value: float | None) -> Entry:

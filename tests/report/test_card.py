@@ -41,7 +41,7 @@ def test_gaps_are_paired_differences_to_the_run_of_one_modality(tmp_path: Path) 
     shown = sheets(one, 2)[0]
     assert shown.rows[0][0].text == "each alone"
     gap = next(cells for cells in shown.rows if cells[0].text == "concat")[shown.names.index("gap video")]
-    assert (gap.text, gap.mark) == (f"{100 * found.mean:.2f}", "below")
+    assert (gap.text, gap.mark) == (f"{100 * found.mean:.2f}".replace("-", "−"), "below")
 
 
 def test_without_the_run_of_one_modality_the_gap_is_a_dash_and_the_command_is_named(tmp_path: Path) -> None:
