@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mmbal_cli.cli.compare import metric_names
-from mmbal_cli.cli.options import RUNS, Runs
+from mmbal_cli.cli.options import RUNS, RunNames, Runs
 from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver, say_left_out
 from mmbal_cli.errors import EXIT_FINDINGS, UsageError
 
 
 def audit(
-    names: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN", help="Run folders or names; all of --runs by default.")
-    ] = None,
+    names: RunNames = None,
     runs: Runs = RUNS,
     metric: Annotated[str, typer.Option("--metric", "-m", help="The figure whose inflation is measured.")] = "accuracy",
     format: Formats = None,

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from mmbal_cli.cli.compare import Saved
-from mmbal_cli.cli.console import note
-from mmbal_cli.cli.options import RUNS, Runs, Split
-from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver, say_left_out
-from mmbal_cli.errors import EXIT_FINDINGS
+from mmbal_cli.cli.options import RUNS, RunNames, Runs, Split
+from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver, end_with
 
 
 def calibration(
-    names: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN", help="Run folders or names; all of --runs by default.")
-    ] = None,
+    names: RunNames = None,
     runs: Runs = RUNS,
     split: Saved = Split.test,
     format: Formats = None,
@@ -42,9 +33,4 @@ def calibration(
         lambda: lines(found),
     )
     deliver(report, format, output, precision)
-    say_left_out(unreadable)
-    problems = [each for each in found if each.problem]
-    for each in problems:
-        note(f"not scored: {each.run.name}: {each.problem}")
-    if problems or unreadable:
-        raise typer.Exit(EXIT_FINDINGS)
+    end_with(unreadable, {each.run.name: each.problem for each in found if each.problem}, "not scored")

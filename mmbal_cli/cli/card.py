@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mmbal_cli.cli.compare import Saved
 from mmbal_cli.cli.console import note, stage
-from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, Runs, Split
+from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, RunNames, Runs, Split
 from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver, say_left_out
 from mmbal_cli.errors import EXIT_FINDINGS
 
@@ -23,9 +22,7 @@ Fresh = Annotated[
 
 
 def card(
-    names: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN", help="Run folders or names; all of --runs by default.")
-    ] = None,
+    names: RunNames = None,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
     split: Saved = Split.test,

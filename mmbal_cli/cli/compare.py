@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmbal_cli.cli.console import note
-from mmbal_cli.cli.options import RUNS, Runs, Split
+from mmbal_cli.cli.options import RUNS, RunNames, Runs, Split
 from mmbal_cli.cli.output import Format, Formats, Output, Precision, Report, deliver, say_left_out
 from mmbal_cli.errors import EXIT_FINDINGS, UsageError, nearest
 
@@ -76,9 +76,7 @@ Axes = Annotated[str | None, typer.Option(metavar="AXES", help=AXES)]
 
 
 def compare(
-    names: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN", help="Run folders or names; all of --runs by default.")
-    ] = None,
+    names: RunNames = None,
     runs: Runs = RUNS,
     metric: Metrics = METRICS,
     split: Saved = Split.test,

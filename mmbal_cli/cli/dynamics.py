@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mmbal_cli.cli.console import note
-from mmbal_cli.cli.options import RUNS, Runs
+from mmbal_cli.cli.options import RUNS, RunNames, Runs
 from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver, say_left_out
 from mmbal_cli.errors import EXIT_FINDINGS
 
 
 def dynamics(
-    names: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN", help="Run folders or names; all of --runs by default.")
-    ] = None,
+    names: RunNames = None,
     runs: Runs = RUNS,
     column: Annotated[
         str | None, typer.Option("--column", metavar="REGEX", help="Columns of the records; the main ones by default.")

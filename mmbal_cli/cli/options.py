@@ -26,6 +26,9 @@ class Split(StrEnum):
 
 Cache = Annotated[Path, typer.Option("--cache", envvar="MMBAL_CACHE", help="Folder of prepared features.")]
 Runs = Annotated[Path, typer.Option("--runs", envvar="MMBAL_RUNS", help="Folder of trained runs.")]
+RunNames = Annotated[
+    list[Path] | None, typer.Argument(metavar="RUN", help="Run folders or names; all of --runs by default.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Listings = Annotated[Listing, typer.Option("--format", "-f", help="table or json.")]
 Target = Annotated[

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmbal_cli.cli.console import note, out
-from mmbal_cli.errors import UsageError
+from mmbal_cli.errors import EXIT_FINDINGS, UsageError
 
 if TYPE_CHECKING:
     from mmbal_cli.report.tables import Sheet
@@ -108,6 +108,15 @@ def say_left_out(runs: Mapping[str, str]) -> None:
     """Name the runs that could not be read, {name: reason}."""
     for name, reason in runs.items():
         note(f"left out: {name}: {reason}")
+
+
+def end_with(unreadable: Mapping[str, str], problems: Mapping[str, str], words: str) -> None:
+    """Name the runs that could not be read and those without numbers; with any of them exit code 1."""
+    say_left_out(unreadable)
+    for name, reason in problems.items():
+        note(f"{words}: {name}: {reason}")
+    if unreadable or problems:
+        raise typer.Exit(EXIT_FINDINGS)
 
 
 def write_bytes(output: Path, data: bytes) -> None:

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from mmbal_cli.cli import calibration, card, dynamics, robustness
 from mmbal_cli.cli.compare import METRICS, Metrics, Saved, metric_names
 from mmbal_cli.cli.console import note, stage
-from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, Runs, Split
+from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, RunNames, Runs, Split
 from mmbal_cli.cli.output import check_output, say_left_out, write_text
 from mmbal_cli.errors import EXIT_FINDINGS, UsageError
 
@@ -55,9 +55,7 @@ app.command("dynamics")(dynamics.dynamics)
 
 @app.command(PAGE, hidden=True)
 def page(
-    names: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN", help="Run folders or names; all of --runs by default.")
-    ] = None,
+    names: RunNames = None,
     output: Annotated[Path, typer.Option("--out", "-o", callback=check_output, help="The file to write.")] = Path(
         "report.html"
     ),

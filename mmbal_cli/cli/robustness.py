@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mmbal_cli.cli.compare import Saved
-from mmbal_cli.cli.console import note, stage
-from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, Runs, Split
-from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver, say_left_out
-from mmbal_cli.errors import EXIT_FINDINGS, UsageError
+from mmbal_cli.cli.console import stage
+from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, RunNames, Runs, Split
+from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver, end_with
+from mmbal_cli.errors import UsageError
 
 
 class Absence(StrEnum):
@@ -25,9 +24,7 @@ class Absence(StrEnum):
 
 
 def robustness(
-    names: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN", help="Run folders or names; all of --runs by default.")
-    ] = None,
+    names: RunNames = None,
     runs: Runs = RUNS,
     cache: Cache = CACHE,
     split: Saved = Split.test,
@@ -71,12 +68,7 @@ def robustness(
         lambda: lines(found),
     )
     deliver(report, format, output, precision)
-    say_left_out(unreadable)
-    problems = [each for each in found if each.problem]
-    for each in problems:
-        note(f"not measured: {each.run.name}: {each.problem}")
-    if problems or unreadable:
-        raise typer.Exit(EXIT_FINDINGS)
+    end_with(unreadable, {each.run.name: each.problem for each in found if each.problem}, "not measured")
 
 
 def _levels(text: str) -> tuple[float, ...]:
