@@ -132,6 +132,6 @@ def _test_samples(dataset: str, cache: Path, samples: int | None) -> tuple[str, 
         if split.counts.get("test", 0) > 1:
             others = f", one of {len(published)}" if len(published) > 1 else ""
             return name, split.counts["test"], f"the published split {title}{others}; nothing is prepared"
-    known = nearest(dataset, [*prepared, *recipe_names("datasets")])
+    known = nearest(dataset, {*prepared, *recipe_names("datasets")})
     found = f"The recipe {name} states no published test set." if recipe else f"There is no data set '{dataset}'."
     raise UsageError(found, "" if recipe else known, f"mmbal plan {dataset} --samples N")
