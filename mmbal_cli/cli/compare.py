@@ -187,10 +187,11 @@ def hand_over(
 
 def metric_names(text: str) -> list[str]:
     """Names in a list with commas, checked."""
-    return [_metric(name) for name in text.split(",") if name.strip()] or [_metric("")]
+    return [metric_name(name) for name in text.split(",") if name.strip()] or [metric_name("")]
 
 
-def _metric(name: str) -> str:
+def metric_name(name: str) -> str:
+    """The key of one metric. Raises UsageError for an unknown one."""
     from mmbal_cli.report.metrics import METRICS
 
     key = name.strip().lower().replace("-", "_")

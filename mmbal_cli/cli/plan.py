@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmbal_cli.cli.compare import metric_name
 from mmbal_cli.cli.options import CACHE, RUNS, Cache, Runs
 from mmbal_cli.cli.output import Formats, Output, Precision, Report, deliver
 from mmbal_cli.errors import UsageError, nearest
@@ -44,7 +45,7 @@ def plan(
 
     Assumptions come from runs of the data set (their validation split), else from stated defaults.
     """
-    key = _metric(metric)
+    key = metric_name(metric)
     given = {
         "accuracy": _share("--accuracy", accuracy),
         "discordance": _share("--discordance", discordance),
@@ -70,15 +71,6 @@ def plan(
     )
     report = Report(lambda digits: [sheet(found, digits)], lambda: document(found), lambda: lines(found))
     deliver(report, format, output, precision)
-
-
-def _metric(text: str) -> str:
-    from mmbal_cli.report.metrics import METRICS
-
-    key = text.strip().lower().replace("-", "_")
-    if key not in METRICS:
-        raise UsageError(f"Unknown metric '{text}'.", nearest(key, METRICS))
-    return key
 
 
 def _assumptions(runs: Path, dataset: str, baseline: str, metric: str, given: dict[str, float | None]) -> Assumed:

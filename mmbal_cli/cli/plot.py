@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from mmbal_cli.cli.compare import metric_names
+from mmbal_cli.cli.compare import Saved, metric_names
 from mmbal_cli.cli.console import note, out, stage
-from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, Runs
+from mmbal_cli.cli.options import CACHE, RUNS, Cache, Device, RunNames, Runs, Split
 from mmbal_cli.cli.output import check_output, say_left_out, write_bytes
 from mmbal_cli.errors import EXIT_FINDINGS, MmbalError, UsageError, nearest
 
@@ -35,13 +35,6 @@ class Kind(StrEnum):
     reliability = "reliability"
     embedding = "embedding"
     all = "all"
-
-
-class Saved(StrEnum):
-    """Splits whose predictions runs save."""
-
-    test = "test"
-    val = "val"
 
 
 class Width(StrEnum):
@@ -76,9 +69,6 @@ class Target:
                 yield from ((picture, self.folder / f"{picture.file}.{format}") for format in self.formats)
 
 
-Names = Annotated[
-    list[Path] | None, typer.Argument(metavar="RUN", help="Run folders or names; all of --runs by default.")
-]
 Kinds = Annotated[list[Kind], typer.Option("--kind", "-k", help="What to draw; repeatable.")]
 Out = Annotated[
     Path, typer.Option("--out", "-o", help="Folder for the pictures, or a file (its suffix decides the format).")
@@ -87,7 +77,7 @@ Formats = Annotated[str, typer.Option("--format", "-f", help="Formats in a folde
 
 
 def plot(
-    names: Names = None,
+    names: RunNames = None,
     kind: Kinds = [Kind.bars],  # noqa: B006 (typer copies it)
     output: Out = Path("plots"),
     format: Formats = "png,svg",
@@ -95,7 +85,7 @@ def plot(
         str, typer.Option("--metric", "-m", help="For bars, pareto, critical-difference; as of compare.")
     ] = "accuracy",
     column: Annotated[str, typer.Option(help="For curves: a column of the records.")] = "val/accuracy",
-    split: Annotated[Saved, typer.Option(help="Which saved predictions to show.")] = Saved.test,
+    split: Saved = Split.test,
     width: Annotated[Width, typer.Option(help="Width on paper: 3.4 or 7 inches.")] = Width.page,
     dpi: Annotated[int, typer.Option(min=50, max=1200, help="Dots per inch of PNG.")] = 300,
     projection: Annotated[Projection, typer.Option(help="For embedding.")] = Projection.pca,

@@ -73,23 +73,32 @@ class Opened:
             x, mask = change(m, given)
             if x is given.x:
                 continue
-            whole = self.feed.mask[m]
-            whole = torch.ones(feed.x[m].shape[:-1], dtype=torch.bool, device=x.device) if whole is None else whole
             feed.x[m] = feed.x[m].index_copy(0, rows, x)
-            feed.mask[m] = whole.index_copy(0, rows, mask)
+            feed.mask[m] = self._mask(m).index_copy(0, rows, mask)
         return feed
 
     def _inputs(self, m: str, rows: Tensor) -> Inputs:
+        x, mask = self.feed.x[m], self._mask(m)
+        return Inputs(x[rows], mask[rows], *self._training[m])
+
+    def _mask(self, m: str) -> Tensor:
         x, mask = self.feed.x[m], self.feed.mask[m]
-        mask = torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device) if mask is None else mask
-        train = self.feed.rows["train"]
+        return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device) if mask is None else mask
+
+    @cached_property
+    def _training(self) -> dict[str, tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]]:
+        """Of each modality its training samples, a raw zero, mean and deviation: as `Inputs` takes them."""
+        return {m: self._trained_on(m) for m in self.mods}
+
+    def _trained_on(self, m: str) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
+        x, mask, train = self.feed.x[m], self._mask(m), self.feed.rows["train"]
         train = train[(mask if mask.ndim == 1 else mask.any(1))[train]]
         mean, deviation = (value.to(x.device, x.dtype) for value in self._stats[m])
         zero = torch.zeros_like(mean)
         if m in (scaling := self.feed.features.scaling):
             raw = [value.to(x.device, x.dtype) for value in scaling[m]]
             zero = (-raw[0] / raw[1]).clamp(-CLAMP, CLAMP)
-        return Inputs(x[rows], mask[rows], (x[train], mask[train]), zero, mean, deviation)
+        return (x[train], mask[train]), zero, mean, deviation
 
     @cached_property
     def _stats(self) -> Stats:

@@ -20,7 +20,7 @@ from mmbal_cli.report.captions import failures
 from mmbal_cli.report.groups import Group, groups
 from mmbal_cli.report.measure import measure
 from mmbal_cli.report.metrics import METRICS
-from mmbal_cli.report.runs import Run, SeedResult
+from mmbal_cli.report.runs import Run, SeedFacts
 from mmbal_cli.report.statistics import Estimate, Measured, Summary, combined, estimate, summary, within
 from mmbal_cli.report.tables import Entry, Sheet, number, with_sign
 
@@ -76,13 +76,18 @@ def audit(runs: Sequence[Run], metric: str = "accuracy") -> list[Audit]:
 def _audited(run: Run, label: str, metric: str) -> Audited:
     done, legacy = [result for result in run.seeds if result.facts.status == "done"], bool(run.facts.stamp)
     try:
-        peeked, failed = run.collect("test")
+        saved = {result.facts.seed: result.predictions("test") for result in done}
+        rows = {result.facts.seed: result.records()[0] for result in done}
+        peeked, failed = run.judge(saved)
         sealed = peeked
         if legacy:
             sealed, flawed = run.judge({result.facts.seed: result.predictions(SEALED) for result in done})
             failed |= flawed
-        faults = [f"seed {result.facts.seed}: {fault}" for result in done for fault in _faults(run, result)]
-        rows = {result.facts.seed: _last(result) for result in done}
+        faults = [
+            f"seed {seed}: {fault}"
+            for seed, facts in ((result.facts.seed, result.facts) for result in done)
+            for fault in _faults(run, facts, rows[seed], len(saved[seed].ids))
+        ]
     except (CacheError, OSError) as error:
         why = str(error) if isinstance(error, CacheError) else f"{error.filename} cannot be read: {error.strerror}"
         return Audited(run, label, _NOTHING, None, None, summary({}), (None, None), (why.rstrip("."),))
@@ -92,7 +97,7 @@ def _audited(run: Run, label: str, metric: str) -> Audited:
     )
     by_test = [result.facts.selected for result in kept]
     by_validation = [_average([*(result.facts.sealed_epoch or {}).values()]) for result in kept] if legacy else by_test
-    last = {result.facts.seed: rows[result.facts.seed].get("test/accuracy") for result in kept}
+    last = {seed: rows[seed][-1].get("test/accuracy") for seed in (each.facts.seed for each in kept) if rows[seed]}
     most = METRICS[metric].most
     return Audited(
         run,
@@ -110,21 +115,20 @@ def _audited(run: Run, label: str, metric: str) -> Audited:
 # ------------------------------------------------------------------------------------------ checks
 
 
-def _faults(run: Run, result: SeedResult) -> list[str]:
-    """What is wrong with the selection of one seed, by its own records."""
-    rows, _ = result.records()
+def _faults(run: Run, facts: SeedFacts, rows: Sequence[Mapping[str, Any]], scored: int) -> list[str]:
+    """What is wrong with the selection of one seed, by its own records `rows`; `scored` test samples."""
     legacy = bool(run.facts.stamp)
     stage, faults = _last_stage(rows), [] if rows else ["its records are empty"]
     selected = {
-        "test" if legacy else "val": result.facts.best_epoch,
-        **({"val": result.facts.sealed_epoch} if legacy else {}),
+        "test" if legacy else "val": facts.best_epoch,
+        **({"val": facts.sealed_epoch} if legacy else {}),
     }
     for split, epochs in selected.items():
         for unit, epoch in (epochs if isinstance(epochs, dict) else {}).items():
             best = _best(stage, split, "" if unit == "fused" else f"/{unit}", _select(run))
             if best is not None and best != epoch:
                 faults.append(f"its epoch ({unit}) by {split} is {epoch}, by its records {best}")
-    expected, scored = run.facts.data.counts.get("test"), len(result.predictions("test").ids)
+    expected = run.facts.data.counts.get("test")
     if expected is not None and scored != expected:
         faults.append(f"{scored} of {expected} test samples were scored")
     if not legacy and any(key.startswith("test/") for row in rows for key in row):
@@ -153,11 +157,6 @@ def _best(rows: Sequence[Mapping[str, Any]], split: str, suffix: str, select: st
         return None
     key = (lambda row: -row[nll]) if select == "nll" else (lambda row: (row[accuracy], -row[nll]))
     return int(max(known, key=lambda row: (key(row), -row["epoch"]))["epoch"])
-
-
-def _last(result: SeedResult) -> Mapping[str, Any]:
-    rows, _ = result.records()
-    return rows[-1] if rows else {}
 
 
 def _average(values: Sequence[float | None]) -> float | None:

@@ -93,14 +93,8 @@ def _seen(comparison: Comparison) -> Comparison:
 
 def _identity(scored: Scored) -> dict[str, Any]:
     """What comparable runs share; the samples are unknown (None) before the first seed has finished."""
-    facts, good = scored.run.facts, scored.good
-    return {
-        "data fingerprint": facts.data.fingerprint,
-        "split": facts.data.split_hash,
-        "subset": facts.data.subset.hash if facts.data.subset else "",
-        "protocol": facts.protocol,
-        "scored samples": next(iter(good.values())).samples() if good else None,
-    }
+    samples = next((each.samples() for each in scored.good.values()), None)
+    return {**scored.run.facts.identity, "scored samples": samples}
 
 
 def _groups(scored: list[Scored]) -> list[list[Scored]]:

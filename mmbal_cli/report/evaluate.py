@@ -10,7 +10,7 @@ import numpy as np
 
 from mmbal_cli.report.captions import UNITS, failures
 from mmbal_cli.report.measure import bounded, measure
-from mmbal_cli.report.metrics import METRICS, absent, defined, metrics
+from mmbal_cli.report.metrics import METRICS, absent, defined
 from mmbal_cli.report.runs import DataFacts, Predictions, Run, coverage_note
 from mmbal_cli.report.statistics import SAMPLES, Estimate, Summary
 from mmbal_cli.report.tables import Entry, Sheet, number
@@ -86,7 +86,7 @@ def evaluate(
     classes = run.facts.data.classes
     heads = {m for each in predictions.values() for m in each.logits}
     order = list(dict.fromkeys([*run.facts.data.modalities, *sorted(heads)]))
-    parts = [_part(m, predictions, classes, names) for m in (None, *order) if m is None or m in heads]
+    parts = [_part(m, predictions, names) for m in (None, *order) if m is None or m in heads]
     missing = next((absent(each.labels, classes) for each in predictions.values()), [])
     dataset = dataset or run.facts.dataset
     first = next(iter(predictions.values()), None)
@@ -94,20 +94,15 @@ def evaluate(
     return Evaluation(run, dataset, split, source, tuple(parts), failed, tuple(missing), *seen, tuple(names))
 
 
-def _part(
-    modality: str | None, predictions: Mapping[int, Predictions], classes: Sequence[str], names: Sequence[str]
-) -> Part:
-    values, samples = {}, {}
-    for seed, each in predictions.items():
-        if modality is None:
-            probs, labels = each.probs, each.labels
-        elif modality in each.logits:
-            probs, labels, _ = each.modality(modality)
-        else:
-            continue
-        values[seed], samples[seed] = metrics(probs, labels, classes, names), len(labels)
-    found = bounded([(name, measure(predictions, name, modality)) for name in names])
-    return Part(modality, values, samples, dict(zip(names, found, strict=True)))
+def _part(modality: str | None, predictions: Mapping[int, Predictions], names: Sequence[str]) -> Part:
+    samples = {
+        seed: len(each.labels) if modality is None else int(each.present[modality].sum())
+        for seed, each in predictions.items()
+        if modality is None or modality in each.logits
+    }
+    measured = [(name, measure(predictions, name, modality)) for name in names]
+    values = {seed: {name: each.values.get(seed, np.nan) for name, each in measured} for seed in samples}
+    return Part(modality, values, samples, dict(zip(names, bounded(measured), strict=True)))
 
 
 def sheet(evaluation: Evaluation, precision: int = 2) -> Sheet:

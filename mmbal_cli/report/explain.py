@@ -163,14 +163,11 @@ def explained(run: Run, others: Sequence[Run] = ()) -> Explained:
 def comparable(run: Run, others: Sequence[Run]) -> tuple[Run, ...]:
     """Those of `others` that may be compared with `run`, without itself."""
     return tuple(
-        each for each in others if _identity(each) == _identity(run) and each.folder.resolve() != run.folder.resolve()
+        each
+        for each in others
+        if (each.facts.dataset, each.facts.identity) == (run.facts.dataset, run.facts.identity)
+        and each.folder.resolve() != run.folder.resolve()
     )
-
-
-def _identity(run: Run) -> tuple[Any, ...]:
-    facts, data = run.facts, run.facts.data
-    subset = data.subset.hash if data.subset else ""
-    return facts.dataset, data.fingerprint, data.split_hash, subset, facts.protocol
 
 
 # ------------------------------------------------------------------------------------------- display

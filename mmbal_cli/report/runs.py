@@ -115,6 +115,17 @@ class RunFacts(_Facts):
     deviates: tuple[str, ...] = ()
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What runs of one data set must share to be compared, but for the samples that were scored."""
+        data = self.data
+        return {
+            "data fingerprint": data.fingerprint,
+            "split": data.split_hash,
+            "subset": data.subset.hash if data.subset else "",
+            "protocol": self.protocol,
+        }
+
+    @property
     def suffix(self) -> str:
         """The notes as they are shown behind a label: " (reconstructed, selected on TEST)"."""
         notes = ", ".join(filter(None, (self.note, self.stamp)))
